@@ -1,0 +1,46 @@
+"""What an attack may ask of a model, whatever runs it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+Array = Any
+"""A NumPy array or a torch tensor; the core speaks the array API standard to both."""
+
+Loss = Literal["ce", "margin", "dlr", "dlr_targeted"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+"""In the order of their codes in a gradient graph (0, 1, 2, 3). Larger is worse for the defender."""
+
+
+class Classifier(Protocol):
+    """A deterministic image classifier on [0, 1] images; normalisation is inside.
+
+    Everything takes and returns arrays of one library. Labels and targets outside 0..K-1 and
+    non-finite images raise BadRequest before anything is computed.
+    """
+
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]  # C, H, W
+    has_gradient: bool
+
+    def logits(self, x: Array) -> Array:
+        """Return unnormalised scores (N, K) of x (N, C, H, W), float32 in [0, 1]."""
+        ...
+
+    def loss_and_grad(
+        self, x: Array, y: Array, loss: Loss = "ce", target: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Return logits (N, K), loss (N,) and its gradient at x (N, C, H, W).
+
+        y, target: (N,) integers; `dlr_targeted` needs `target`.
+        Raises NoGradient where `has_gradient` is False.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer. score: softmax probability in [0, 1]; top: best first."""
+
+    label: str
+    score: float
+    top: tuple[tuple[str, float], ...]
