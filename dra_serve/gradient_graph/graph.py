@@ -1,0 +1,158 @@
+"""The builder: a forward graph to which gradient nodes are appended."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from dra_serve.errors import NoDerivative
+
+Dim: TypeAlias = int | str
+"""A size: an int, or a text such as "n" or "49n" that stands for sizes which follow the batch."""
+
+Value: TypeAlias = str | float | Sequence[int] | np.ndarray[Any, Any]
+"""What a node may take: a name, a scalar in the graph's float type, int64s, or an array."""
+
+FORWARD_ONLY = ("Shape", "Size")  # depend on the form of their input, not on its values
+
+
+class Graph:
+    """Forward nodes, then whatever is appended by calling the graph: `G("Mul", g, y) -> name`.
+
+    shape, type: of every forward value. active: the forward values that depend on x. producer: the
+    node behind a forward value. The same call twice gives the same node, so rules need not share.
+    """
+
+    def __init__(self, model: onnx.ModelProto, runs: Sequence[dict[str, Any]]) -> None:
+        """model: as `prepare.prepare` leaves it; runs: every value at each batch size tried."""
+        self.forward_nodes = list(model.graph.node)
+        self.nodes = list(self.forward_nodes)
+        self.x, self.logits = model.graph.input[0].name, model.graph.output[0].name
+        self.initializers = {t.name: t for t in model.graph.initializer}
+        self.float_type = np.dtype(
+            helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+        )
+        self.producer = {name: node for node in self.nodes for name in node.output}
+        self.active = self._depending_on_x()
+        self.shape: dict[str, tuple[Dim, ...]] = {n: tuple(t.dims) for n, t in self.initializers.items()}
+        self.type = {
+            n: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for n, t in self.initializers.items()
+        }
+        self._fixed: dict[str, np.ndarray[Any, Any]] = {}
+        for name, *values in ((name, *(run[name] for run in runs)) for name in runs[0]):
+            if not all(isinstance(value, np.ndarray) for value in values):
+                continue  # a sequence or an optional: no rule takes one
+            self.shape[name] = tuple(
+                _dimension(sizes) for sizes in zip(*(v.shape for v in values), strict=True)
+            )
+            self.type[name] = values[0].dtype
+            if name not in self.active and all(np.array_equal(values[0], value) for value in values):
+                self._fixed[name] = values[0]
+        self._made: dict[Any, Any] = {}
+
+    def _depending_on_x(self) -> set[str]:
+        active = {self.x}
+        for node in self.nodes:
+            nested = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)  # may read x unseen
+            if nested or (node.op_type not in FORWARD_ONLY and active.intersection(node.input)):
+                active.update(node.output)
+        return active - {""}
+
+    def __call__(
+        self,
+        operator: str,
+        *inputs: Value,
+        name: str | None = None,
+        outputs: int = 1,
+        take: int = 0,
+        **attributes: Any,
+    ) -> str:
+        """Append a node and return the name of output number `take` of its `outputs`."""
+        names = [v if isinstance(v, str) else self.constant(v) for v in inputs]
+        key = (operator, *names, name, repr(sorted(attributes.items())))
+        if key not in self._made:
+            made = self._made[key] = [name or f"grad/{len(self._made)}.{i}" for i in range(outputs)]
+            self.nodes.append(helper.make_node(operator, names, made, name=made[0], **attributes))
+        output: str = self._made[key][take]
+        return output
+
+    def constant(self, value: float | Sequence[int] | np.ndarray[Any, Any]) -> str:
+        """Return the name of an initializer holding `value`; equal ones are stored once."""
+        if isinstance(value, float):
+            value = np.array(value, self.float_type)
+        elif not isinstance(value, np.ndarray):
+            value = np.array(value, np.int64).reshape(-1)
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._made:
+            name = self._made[key] = f"grad/{len(self._made)}"
+            self.initializers[name] = numpy_helper.from_array(
+                np.ascontiguousarray(value).reshape(value.shape), name
+            )
+        made: str = self._made[key]
+        return made
+
+    def fixed(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Return the array behind a forward value that is the same for every x, or None."""
+        if name in self._fixed:
+            return self._fixed[name]
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        return None
+
+    def argument(self, node: onnx.NodeProto, place: int) -> np.ndarray[Any, Any] | None:
+        """Return the node's input at `place` as an array; None if absent; NoDerivative if not fixed."""
+        if len(node.input) <= place or not node.input[place]:
+            return None
+        array = self.fixed(node.input[place])
+        if array is None:
+            raise NoDerivative(node.op_type, node.name, f"input {place} is not a constant")
+        return array
+
+    def sizes(self, node: onnx.NodeProto, name: str, start: int = 0) -> list[int]:
+        """Return the sizes of a forward value from axis `start`; NoDerivative if one follows the batch."""
+        sizes = [d for d in self.shape[name][start:] if isinstance(d, int)]
+        if len(sizes) != len(self.shape[name][start:]):
+            raise NoDerivative(
+                node.op_type, node.name, f"{name} has sizes {self.shape[name]}, not fixed from {start}"
+            )
+        return sizes
+
+    def finish(self, metadata: dict[str, str], base: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with what its outputs need and nothing else; `base` gives opset and batch."""
+        needed, kept = {"logits", "value", "grad"}, []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(name for name in node.input if name)
+        x, logits = base.graph.input[0], base.graph.output[0]
+        batch, classes = self.shape[self.logits]
+        labels = [
+            helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [batch]) for n in ("y", "loss", "target")
+        ]
+        float_type = x.type.tensor_type.elem_type
+        value = helper.make_tensor_value_info("value", float_type, [batch])
+        grad = helper.make_tensor_value_info("grad", float_type, list(self.shape[self.x]))
+        logits = helper.make_tensor_value_info("logits", float_type, [batch, classes])
+        graph = helper.make_graph(
+            kept[::-1],
+            "gradient",
+            [x, *labels],
+            [logits, value, grad],
+            [tensor for name, tensor in self.initializers.items() if name in needed],
+        )
+        model = helper.make_model(graph, producer_name="dra_serve", opset_imports=base.opset_import)
+        model.ir_version = base.ir_version
+        helper.set_model_props(model, metadata)
+        return model
+
+
+def _dimension(sizes: Sequence[int]) -> Dim:
+    """Return one size for those seen at the batches tried: (7, 7) is 7, (2, 3) "n", (98, 147) "49n"."""
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    factor, rest = divmod(sizes[0], 2)
+    if rest == 0 and sizes[1] == 3 * factor:
+        return "n" if factor == 1 else f"{factor}n"
+    return "/".join(map(str, sizes))

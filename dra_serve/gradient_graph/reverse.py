@@ -1,0 +1,72 @@
+"""The reverse pass: from the gradient at the logits to the gradient at x."""
+
+import hashlib
+
+import onnx
+
+from dra_serve.classifier import LOSSES
+from dra_serve.errors import BadRequest, NoDerivative
+from dra_serve.gradient_graph.batch import open_batch
+from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.losses import loss_and_grad_at_logits
+from dra_serve.gradient_graph.prepare import measure, prepare
+from dra_serve.gradient_graph.rules import RULES
+
+
+def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the gradient graph of `model`; `dra_serve.gradient_graph.differentiate` documents it."""
+    forward = open_batch(prepare(model))
+    G = Graph(forward, measure(forward))
+    classes = _classes(G)
+    _, grad_logits = loss_and_grad_at_logits(G, G.logits, classes)
+    G("Identity", _reverse(G, grad_logits), name="grad")
+    metadata = {
+        "dra_serve.graph": "gradient",
+        "dra_serve.forward_sha256": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        "dra_serve.losses": ",".join(LOSSES),
+        "dra_serve.classes": str(classes),
+        "dra_serve.onnx_version": onnx.__version__,
+    }
+    return G.finish(metadata, forward)
+
+
+def _classes(G: Graph) -> int:
+    shape = G.shape[G.logits]
+    if len(shape) != 2 or shape[0] != G.shape[G.x][0] or not isinstance(shape[1], int) or shape[1] < 2:
+        raise BadRequest("model output shape", given=shape, allowed="logits (N, K) with K >= 2")
+    return shape[1]
+
+
+def _reverse(G: Graph, grad_logits: str) -> str:
+    """Append the gradient nodes, last forward node first, and return the gradient at x."""
+    grads = {G.logits: grad_logits}
+    for node in reversed(G.forward_nodes):
+        arriving = [grads.pop(name, None) for name in node.output]
+        if not any(arriving):
+            continue
+        for name, part in _parts(G, node, arriving):
+            grads[name] = G("Add", grads[name], part) if name in grads else part
+    if G.x not in grads:
+        last = G.producer[G.logits]
+        raise NoDerivative(last.op_type, last.name, "the logits do not depend on x through it")
+    return grads[G.x]
+
+
+def _parts(G: Graph, node: onnx.NodeProto, arriving: list[str | None]) -> list[tuple[str, str]]:
+    """Return (input, its share of the gradient) for every input of `node` that depends on x."""
+    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None:
+        raise NoDerivative(node.op_type, node.name)
+    if any(arriving[1:]) and node.op_type != "Split":
+        raise NoDerivative(node.op_type, node.name, "a gradient arrives at a second output")
+    shares = rule(G, node, arriving if node.op_type == "Split" else arriving[0])
+    parts = []
+    for place, name in enumerate(node.input):
+        if name not in G.active:
+            continue
+        if place >= len(shares):
+            raise NoDerivative(node.op_type, node.name, f"input {place} depends on x")
+        share = shares[place]
+        if share is not None:
+            parts.append((name, share()))
+    return parts

@@ -1,0 +1,13 @@
+"""One rule an operator; importing this package fills RULES."""
+
+from dra_serve.gradient_graph.rules import (  # noqa: F401
+    elementwise,
+    linear,
+    normalisation,
+    pooling,
+    reductions,
+    shapes,
+)
+from dra_serve.gradient_graph.rules.registry import RULES
+
+__all__ = ["RULES"]

@@ -1,0 +1,238 @@
+"""Operators that act on each element by itself, and arithmetic with broadcasting."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from onnx import NodeProto
+
+from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, rule, unbroadcast
+
+# f(x) = y. Each entry writes f'(x) g, from x or from y, whichever is shorter.
+UNARY: dict[str, Callable[[Graph, str, str, str], str]] = {
+    "Identity": lambda G, g, x, y: g,
+    "Neg": lambda G, g, x, y: G("Neg", g),
+    "Abs": lambda G, g, x, y: G("Mul", g, G("Sign", x)),
+    "Exp": lambda G, g, x, y: G("Mul", g, y),
+    "Log": lambda G, g, x, y: G("Div", g, x),
+    "Sqrt": lambda G, g, x, y: G("Div", G("Mul", g, 0.5), y),
+    "Reciprocal": lambda G, g, x, y: G("Neg", G("Mul", g, G("Mul", y, y))),
+    "Sin": lambda G, g, x, y: G("Mul", g, G("Cos", x)),
+    "Cos": lambda G, g, x, y: G("Neg", G("Mul", g, G("Sin", x))),
+    "Relu": lambda G, g, x, y: G("Where", G("Greater", y, 0.0), g, 0.0),
+    "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, _one_minus(G, y))),
+    "Tanh": lambda G, g, x, y: G("Mul", g, _one_minus_square(G, y)),
+    "Erf": lambda G, g, x, y: G(
+        "Mul", g, G("Mul", G("Exp", G("Neg", G("Mul", x, x))), 2 / math.sqrt(math.pi))
+    ),
+    "Softplus": lambda G, g, x, y: G("Mul", g, G("Sigmoid", x)),
+    "Softsign": lambda G, g, x, y: G("Mul", g, _square(G, _one_minus(G, G("Abs", y)))),
+    "HardSwish": lambda G, g, x, y: _inside(
+        G, x, -3.0, 3.0, G("Mul", g, G("Add", G("Mul", x, 1 / 3), 0.5)), G("Where", G("Less", x, 0.0), 0.0, g)
+    ),
+    "Mish": lambda G, g, x, y: _mish(G, g, x),
+}
+
+
+def _register_unary(operator: str, derivative: Callable[[Graph, str, str, str], str]) -> None:
+    @rule(operator)
+    def unary(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+        return [lambda: derivative(G, g, node.input[0], node.output[0])]
+
+
+for _operator, _derivative in UNARY.items():
+    _register_unary(_operator, _derivative)
+
+
+def _square(G: Graph, a: str) -> str:
+    return G("Mul", a, a)
+
+
+def _one_minus(G: Graph, a: str) -> str:
+    return G("Sub", 1.0, a)
+
+
+def _one_minus_square(G: Graph, a: str) -> str:
+    return _one_minus(G, _square(G, a))
+
+
+def _inside(G: Graph, x: str, low: float | str, high: float | str, inside: str, outside: str | float) -> str:
+    return G("Where", G("And", G("GreaterOrEqual", x, low), G("LessOrEqual", x, high)), inside, outside)
+
+
+def _mish(G: Graph, g: str, x: str) -> str:
+    """x t with t = tanh(softplus(x)): t + x sigmoid(x) (1 - t^2)."""
+    t = G("Tanh", G("Softplus", x))
+    slope = G("Mul", G("Mul", x, G("Sigmoid", x)), _one_minus_square(G, t))
+    return G("Mul", g, G("Add", t, slope))
+
+
+@rule("LeakyRelu")
+def leaky_relu(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    alpha = float(attributes(node).get("alpha", 0.01))
+    return [lambda: G("Where", G("Greater", node.input[0], 0.0), g, G("Mul", g, alpha))]
+
+
+@rule("PRelu")
+def prelu(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x, slope = node.input
+    return [lambda: G("Where", G("Greater", x, 0.0), g, G("Mul", g, slope))]
+
+
+@rule("Elu", "Celu", "Selu")
+def elu(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Below zero y = scale alpha (exp(x / width) - 1), so the slope is (y + scale alpha) / width."""
+    given = attributes(node)
+    selu = node.op_type == "Selu"
+    alpha = float(given.get("alpha", 1.6732632423543772 if selu else 1.0))
+    scale = float(given.get("gamma", 1.0507009873554805)) if selu else 1.0
+    width = alpha if node.op_type == "Celu" else 1.0
+    x, y = node.input[0], node.output[0]
+    return [
+        lambda: G(
+            "Where",
+            G("Greater", x, 0.0),
+            G("Mul", g, scale),
+            G("Mul", g, G("Mul", G("Add", y, scale * alpha), 1 / width)),
+        )
+    ]
+
+
+@rule("HardSigmoid")
+def hard_sigmoid(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    alpha = float(attributes(node).get("alpha", 0.2))
+    y = node.output[0]
+
+    def share() -> str:
+        strictly_inside = G("And", G("Greater", y, 0.0), G("Less", y, 1.0))
+        return G("Where", strictly_inside, G("Mul", g, alpha), 0.0)
+
+    return [share]
+
+
+@rule("Clip")
+def clip(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Passes g where min <= x <= max, ends included, as torch.clamp does."""
+    x, low, high = [*node.input, "", ""][:3]
+    return [lambda: _inside(G, x, low or -math.inf, high or math.inf, g, 0.0)]
+
+
+@rule("Gelu")
+def gelu(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """x Phi(x): Phi(x) + x phi(x); with approximate="tanh", Phi(x) = (1 + tanh(u)) / 2."""
+    x = node.input[0]
+    tanh_form = attributes(node).get("approximate", "none") == "tanh"
+    return [lambda: _tanh_gelu(G, g, x) if tanh_form else _erf_gelu(G, g, x)]
+
+
+def _erf_gelu(G: Graph, g: str, x: str) -> str:
+    distribution = G("Mul", G("Add", G("Erf", G("Mul", x, math.sqrt(0.5))), 1.0), 0.5)
+    density = G("Mul", G("Exp", G("Mul", _square(G, x), -0.5)), 1 / math.sqrt(2 * math.pi))
+    return G("Mul", g, G("Add", distribution, G("Mul", x, density)))
+
+
+def _tanh_gelu(G: Graph, g: str, x: str) -> str:
+    """u = c (x + 0.044715 x^3): (1 + t) / 2 + x (1 - t^2) u' / 2 with t = tanh(u)."""
+    c, cubic = math.sqrt(2 / math.pi), 0.044715
+    square = _square(G, x)
+    t = G("Tanh", G("Mul", G("Mul", x, c), G("Add", G("Mul", square, cubic), 1.0)))
+    slope_u = G("Add", G("Mul", square, 3 * cubic * c), c)
+    bend = G("Mul", G("Mul", x, _one_minus_square(G, t)), slope_u)
+    return G("Mul", g, G("Mul", G("Add", G("Add", t, 1.0), bend), 0.5))
+
+
+@rule("Dropout")
+def dropout(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    training = G.argument(node, 2)
+    if training is not None and training.any():
+        raise refuse(node, "training mode has a random output")
+    return [lambda: g]
+
+
+@rule("Cast")
+def cast(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Floats to floats only: whatever is rounded to integers or bools has no useful derivative."""
+    source, result = G.type[node.input[0]], G.type[node.output[0]]
+    if not (np.issubdtype(source, np.floating) and np.issubdtype(result, np.floating)):
+        raise refuse(node, f"from {source} to {result}")
+    return [lambda: G("CastLike", g, node.input[0])]
+
+
+@rule("Add", "Sum")
+def add(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    return [_summed(G, node, name, lambda: g) for name in node.input]
+
+
+@rule("Sub")
+def sub(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    a, b = node.input
+    return [_summed(G, node, a, lambda: g), _summed(G, node, b, lambda: G("Neg", g))]
+
+
+@rule("Mul")
+def mul(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    a, b = node.input
+    for x, s in ((a, b), (b, a)):  # SiLU: x sigmoid(x) at once, a third of the nodes
+        gate = G.producer.get(s)
+        if gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == x:
+            share = _silu(G, g, node.output[0], s)
+            return [share if name == x else None for name in (a, b)]
+    return [_summed(G, node, a, lambda: G("Mul", g, b)), _summed(G, node, b, lambda: G("Mul", g, a))]
+
+
+def _silu(G: Graph, g: str, y: str, s: str) -> Share:
+    return lambda: G("Mul", g, G("Add", s, G("Mul", y, _one_minus(G, s))))
+
+
+@rule("Div")
+def div(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    a, b = node.input
+    y = node.output[0]
+    return [
+        _summed(G, node, a, lambda: G("Div", g, b)),
+        _summed(G, node, b, lambda: G("Neg", G("Div", G("Mul", g, y), b))),
+    ]
+
+
+@rule("Pow")
+def power(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """x^p with a constant p: p x^(p-1), written without Pow for the usual p = 2."""
+    x, p = node.input
+    exponent = G.argument(node, 1)
+    assert exponent is not None  # Pow has two inputs
+    if (exponent == 2).all():
+        return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", x, 2.0)))]
+    less = (exponent.astype(G.float_type) - 1).astype(G.float_type)
+    slope = partial(G, "Pow", x, less)
+    return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", G("CastLike", p, x), slope())))]
+
+
+@rule("Max", "Min")
+def extreme(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """The winners of each element share its gradient equally, as in torch.maximum."""
+
+    def wins(name: str) -> str:
+        return G("CastLike", G("Equal", name, node.output[0]), g)
+
+    def share(name: str) -> str:
+        winners = G("Sum", *(wins(other) for other in node.input))
+        return G("Div", G("Mul", g, wins(name)), winners)
+
+    return [_summed(G, node, name, partial(share, name)) for name in node.input]
+
+
+@rule("Where")
+def where(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """The condition gets nothing: it is constant but for a jump."""
+    condition, a, b = node.input
+    return [
+        None,
+        _summed(G, node, a, lambda: G("Where", condition, g, 0.0)),
+        _summed(G, node, b, lambda: G("Where", condition, 0.0, g)),
+    ]
+
+
+def _summed(G: Graph, node: NodeProto, operand: str, share: Callable[[], str]) -> Share:
+    return lambda: unbroadcast(G, share(), node.output[0], operand)

@@ -1,0 +1,160 @@
+"""Convolutions and matrix products."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from onnx import NodeProto
+
+from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, rule, unbroadcast
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel walks over its input; one entry a spatial axis."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    begins: list[int]  # padding before the first element
+    over: list[int]  # how far the last window reaches past the input (negative: how far it stops short)
+
+    @classmethod
+    def of(cls, G: Graph, node: NodeProto, kernel: list[int]) -> "Window":
+        """Read the window of a Conv or a pooling node, auto_pad and ceil_mode resolved by its sizes."""
+        given, rank = attributes(node), len(kernel)
+        strides = list(given.get("strides", [1] * rank))
+        dilations = list(given.get("dilations", [1] * rank))
+        inputs, outputs = (G.sizes(node, name, 2) for name in (node.input[0], node.output[0]))
+        walked = zip(outputs, strides, dilations, kernel, strict=True)
+        spans = [(y - 1) * s + d * (k - 1) + 1 for y, s, d, k in walked]
+        begins = list(given.get("pads", [0] * 2 * rank))[:rank]
+        auto = given.get("auto_pad", "NOTSET")
+        if auto.startswith("SAME"):
+            total = [max(span - x, 0) for span, x in zip(spans, inputs, strict=True)]
+            begins = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+        elif auto == "VALID":
+            begins = [0] * rank
+        over = [span - b - x for span, b, x in zip(spans, begins, inputs, strict=True)]
+        return cls(kernel, strides, dilations, begins, over)
+
+    def spread(self, G: Graph, g: str, weight: str, group: int) -> str:
+        """Return the adjoint of the convolution with `weight`: each g goes back to where it came from."""
+        return G(
+            "ConvTranspose",
+            g,
+            weight,
+            strides=self.strides,
+            dilations=self.dilations,
+            pads=[*self.begins, *(max(over, 0) for over in self.over)],
+            output_padding=[max(-over, 0) for over in self.over],
+            group=group,
+        )
+
+
+@rule("Conv")
+def conv(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """At stride 1 a Conv with the kernel flipped: ONNX Runtime has no fast path for ConvTranspose.
+
+    The flip is done by nodes that ONNX Runtime folds at load, so that the file holds the kernel once.
+    """
+    weight = node.input[1]
+    (out_channels, in_channels), kernel = G.sizes(node, weight)[:2], G.sizes(node, weight, 2)
+    group = int(attributes(node).get("group", 1))
+    window = Window.of(G, node, kernel)
+    reach = [d * (k - 1) for d, k in zip(window.dilations, kernel, strict=True)]
+    pads = [r - p for r, p in zip([*reach, *reach], [*window.begins, *window.over], strict=True)]
+    if set(window.strides) != {1} or min(pads) < 0:
+        return [lambda: window.spread(G, g, weight, group)]
+
+    def flipped() -> str:
+        rank = len(kernel)
+        w = G("Reshape", weight, [group, out_channels // group, in_channels, *kernel])
+        w = G("Transpose", w, perm=[0, 2, 1, *range(3, 3 + rank)])
+        w = G("Reshape", w, [group * in_channels, out_channels // group, *kernel])
+        return G("Slice", w, [-1] * rank, [-(2**62)] * rank, [2 + i for i in range(rank)], [-1] * rank)
+
+    return [lambda: G("Conv", g, flipped(), dilations=window.dilations, pads=pads, group=group)]
+
+
+@rule("ConvTranspose")
+def conv_transpose(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    given = attributes(node)
+    if given.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in given:
+        raise refuse(node, "auto_pad or output_shape")
+    kept = {name: given[name] for name in ("strides", "dilations", "pads", "group") if name in given}
+    wanted = G.sizes(node, node.input[0], 2)
+
+    def share() -> str:
+        result = G("Conv", g, node.input[1], **kept)  # output_padding may leave room for one window more
+        ends, axes = wanted, list(range(2, 2 + len(wanted)))
+        return G("Slice", result, [0] * len(axes), ends, axes) if given.get("output_padding") else result
+
+    return [share]
+
+
+@rule("Gemm")
+def gemm(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """y = alpha a' b' + beta c, where a' is a or its transpose."""
+    given = attributes(node)
+    alpha, beta = float(given.get("alpha", 1.0)), float(given.get("beta", 1.0))
+    a, b, c = [*node.input, ""][:3]
+    ta, tb = int(given.get("transA", 0)), int(given.get("transB", 0))
+
+    def share_a() -> str:
+        if ta:
+            return G("Gemm", b, g, alpha=alpha, transA=tb, transB=1)
+        return G("Gemm", g, b, alpha=alpha, transB=1 - tb)
+
+    def share_b() -> str:
+        if tb:
+            return G("Gemm", g, a, alpha=alpha, transA=1, transB=ta)
+        return G("Gemm", a, g, alpha=alpha, transA=1 - ta)
+
+    return [share_a, share_b, lambda: unbroadcast(G, G("Mul", g, beta), node.output[0], c)]
+
+
+@rule("MatMul")
+def matmul(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    a, b = node.input
+    if min(len(G.shape[a]), len(G.shape[b])) < 2:
+        raise refuse(node, "a vector operand")
+
+    def swapped(name: str) -> str:
+        order = list(range(len(G.shape[name])))
+        return G("Transpose", name, perm=[*order[:-2], order[-1], order[-2]])
+
+    return [
+        lambda: _sum_batch(G, G("MatMul", g, swapped(b)), node, a),
+        lambda: _sum_batch(G, G("MatMul", swapped(a), g), node, b),
+    ]
+
+
+def _sum_batch(G: Graph, g: str, node: NodeProto, operand: str) -> str:
+    """Sum over batch axes along which the operand was repeated; its matrix axes are its own."""
+    big, small = G.shape[node.output[0]][:-2], G.shape[operand][:-2]
+    extra = len(big) - len(small)
+    repeated = [i for i, d in enumerate(small, start=extra) if d == 1 and big[i] != 1]
+    if repeated:
+        g = G("ReduceSum", g, repeated, keepdims=1)
+    return G("ReduceSum", g, list(range(extra)), keepdims=0) if extra else g
+
+
+@rule("Einsum")
+def einsum(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Each operand's share is the Einsum of g and the other operands, toward its own letters."""
+    equation = str(attributes(node)["equation"]).replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation or any(len(set(term)) < len(term) for term in [*terms, result]):
+        raise refuse(node, f"equation {equation}")
+
+    def share(place: int) -> str:
+        others = [(terms[i], name) for i, name in enumerate(node.input) if i != place]
+        letters = [result, *(term for term, _ in others)]
+        if not set(terms[place]) <= set("".join(letters)):
+            raise refuse(node, f"equation {equation} sums a letter of one operand alone")
+        return G("Einsum", g, *(n for _, n in others), equation=f"{','.join(letters)}->{terms[place]}")
+
+    return [partial(share, place) for place in range(len(terms))]

@@ -1,0 +1,74 @@
+"""Pooling over windows and over everything."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.rules.linear import Window
+from dra_serve.gradient_graph.rules.registry import Share, attributes, like, rule
+
+
+@rule("MaxPool")
+def max_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Pool again for the winners' places, which count over the whole batch, and add g there."""
+    x = node.input[0]
+    kept = {name: value for name, value in attributes(node).items() if name != "storage_order"}
+
+    def share() -> str:
+        places = G("MaxPool", x, outputs=2, take=1, **kept)
+        zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(G.float_type), [1], [0.0])
+        nothing = G("ConstantOfShape", G("Reshape", G("Size", x), [1]), value=zero)
+        flat = G(
+            "ScatterElements", nothing, G("Reshape", places, [-1]), G("Reshape", g, [-1]), reduction="add"
+        )
+        return like(G, flat, x)
+
+    return [share]
+
+
+@rule("AveragePool")
+def average_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Each window hands out g / (what it counted), through a depthwise kernel of ones."""
+    given = attributes(node)
+    window = Window.of(G, node, list(given["kernel_shape"]))
+    inputs, outputs = (G.sizes(node, name, 2) for name in (node.input[0], node.output[0]))
+    (channels,) = G.sizes(node, node.input[0], 1)[:1]
+    if given.get("count_include_pad", 0):
+        ends = list(given.get("pads", [0] * 2 * len(inputs)))[len(inputs) :]
+        if given.get("auto_pad", "NOTSET") != "NOTSET":
+            ends = [max(over, 0) for over in window.over]
+    else:
+        ends = [0] * len(inputs)
+    counts = np.ones((1, 1, *[1] * len(inputs)), G.float_type)
+    for axis in range(len(inputs)):
+        first = -window.begins[axis] if given.get("count_include_pad", 0) else 0
+        past = inputs[axis] + ends[axis]
+        starts = np.arange(outputs[axis]) * window.strides[axis] - window.begins[axis]
+        places = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
+        counted = ((places >= first) & (places < past)).sum(axis=1)
+        counts = counts * counted.reshape([-1 if i == axis + 2 else 1 for i in range(len(inputs) + 2)])
+    ones = np.ones((channels, 1, *window.kernel), G.float_type)
+    return [lambda: window.spread(G, G("Div", g, counts.astype(G.float_type)), G.constant(ones), channels)]
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x = node.input[0]
+    pixels = prod(G.sizes(node, x, 2))
+    return [lambda: G("Expand", G("Mul", g, 1 / pixels), G("Shape", x))]
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Equal winners share."""
+    x, y = node.input[0], node.output[0]
+
+    def share() -> str:
+        wins = G("CastLike", G("Equal", x, y), g)
+        winners = G("ReduceSum", wins, list(range(2, len(G.shape[x]))), keepdims=1)
+        return G("Mul", wins, G("Div", g, winners))
+
+    return [share]

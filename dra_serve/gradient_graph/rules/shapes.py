@@ -1,0 +1,161 @@
+"""Operators that move, copy or drop elements."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.rules.registry import (
+    Share,
+    attributes,
+    axis_of,
+    like,
+    refuse,
+    rule,
+    unbroadcast,
+)
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    return [lambda: like(G, g, node.input[0])]
+
+
+@rule("Transpose")
+def transpose(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    order = attributes(node).get("perm", list(range(len(G.shape[node.input[0]])))[::-1])
+    return [lambda: G("Transpose", g, perm=np.argsort(order).tolist())]
+
+
+@rule("Expand")
+def expand(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    return [lambda: unbroadcast(G, g, node.output[0], node.input[0])]
+
+
+@rule("Concat")
+def concat(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    axis = axis_of(node, len(G.shape[node.output[0]]), default=0)
+    ends = np.cumsum([_size(G, node, name, axis) for name in node.input]).tolist()
+    starts = [0, *ends[:-1]]
+    return [partial(G, "Slice", g, [s], [e], [axis]) for s, e in zip(starts, ends, strict=True)]
+
+
+@rule("Split")
+def split(G: Graph, node: NodeProto, arriving: list[str | None]) -> Sequence[Share]:
+    """An output that nothing used gets zeros."""
+    axis = axis_of(node, len(G.shape[node.input[0]]), default=0)
+
+    def share() -> str:
+        pairs = zip(arriving, node.output, strict=True)
+        return G("Concat", *(g or G("Expand", 0.0, G("Shape", y)) for g, y in pairs), axis=axis)
+
+    return [share]
+
+
+@rule("Pad")
+def pad(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x = node.input[0]
+    rank, mode = len(G.shape[x]), attributes(node).get("mode", "constant")
+    given, axes = G.argument(node, 1), G.argument(node, 3)
+    assert given is not None  # Pad has pads
+    pads = np.zeros((2, rank), np.int64)
+    pads[:, slice(None) if axes is None else axes] = given.reshape(2, -1)
+    if mode == "constant":
+        return [lambda: G("Pad", g, (-pads).reshape(-1))]
+
+    def share() -> str:
+        result = g
+        for axis in np.flatnonzero(pads.any(axis=0)).tolist():
+            size = _size(G, node, x, axis)
+            copied = np.pad(np.arange(size), tuple(pads[:, axis]), mode=mode)
+            result = _put_back(G, result, axis, copied, size)
+        return result
+
+    return [share]
+
+
+@rule("Slice")
+def slice_(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x, rank = node.input[0], len(G.shape[node.input[0]])
+    starts, ends, axes, steps = (G.argument(node, place) for place in (1, 2, 3, 4))
+    assert starts is not None  # Slice has starts
+    assert ends is not None  # and ends
+    axes = np.arange(len(starts)) if axes is None else axes % rank
+    steps = np.ones_like(starts) if steps is None else steps
+
+    def share() -> str:
+        result = g
+        pads = np.zeros((2, rank), np.int64)
+        for start, end, axis, step in zip(*(a.tolist() for a in (starts, ends, axes, steps)), strict=True):
+            if G.shape[x][axis] == G.shape[node.output[0]][axis] and step == 1:
+                continue  # everything is kept
+            size = _size(G, node, x, axis)
+            low, high, _ = slice(start, end, step).indices(size)
+            if step == 1:
+                pads[:, axis] = low, size - max(high, low)
+            else:
+                result = _put_back(G, result, axis, np.arange(size)[start:end:step], size)
+        return G("Pad", result, pads.reshape(-1)) if pads.any() else result
+
+    return [share]
+
+
+@rule("Gather")
+def gather(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x, rank = node.input[0], len(G.shape[node.input[0]])
+    axis = axis_of(node, rank, default=0)
+    indices = G.argument(node, 1)
+    assert indices is not None  # Gather has indices
+    size = _size(G, node, x, axis)
+    indices = indices % size
+
+    def share() -> str:
+        flat = g
+        if indices.ndim != 1:
+            after = G.sizes(node, x, axis + 1)
+            flat = G("Reshape", g, [*[0] * axis, indices.size, *after])
+        return _put_back(G, flat, axis, indices.reshape(-1), size)
+
+    return [share]
+
+
+def _size(G: Graph, node: NodeProto, name: str, axis: int) -> int:
+    size = G.shape[name][axis]
+    if not isinstance(size, int):
+        raise refuse(node, f"axis {axis} follows the batch")
+    return size
+
+
+def _put_back(G: Graph, g: str, axis: int, index: np.ndarray[Any, Any], size: int) -> str:
+    """Return the gradient of x where y = x[index] along `axis` of `size`: what was copied is added up.
+
+    A row of zeros is appended to g; each element of x gathers its copies, or that row, and sums them.
+    """
+    copies = [np.flatnonzero(index == i) for i in range(size)]
+    most = max(map(len, copies))
+    places = np.array([[*c, *[len(index)] * (most - len(c))] for c in copies], np.int64)
+    padded = G("Pad", g, [0, 1], "", [axis])
+    return G("ReduceSum", G("Gather", padded, places, axis=axis), [axis + 1], keepdims=0)
+
+
+@rule("DepthToSpace")
+def depth_to_space(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    given = attributes(node)
+    b = int(given["blocksize"])
+    if given.get("mode", "DCR") == "DCR":
+        return [lambda: G("SpaceToDepth", g, blocksize=b)]
+    channels, height, width = G.sizes(node, node.input[0], 1)
+
+    def share() -> str:
+        blocks = G("Reshape", g, [-1, channels // b**2, height, b, width, b])
+        return G("Reshape", G("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), [-1, channels, height, width])
+
+    return [share]
+
+
+@rule("SpaceToDepth")
+def space_to_depth(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    return [lambda: G("DepthToSpace", g, blocksize=int(attributes(node)["blocksize"]))]
