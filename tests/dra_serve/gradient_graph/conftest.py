@@ -60,7 +60,8 @@ class Question:
         """Return the slope of each value along `direction` by central differences in float64."""
         with torch.no_grad():
             up, down = (
-                torch_losses(network(self.x + h * direction), self.y, self.loss, self.target) for h in (step, -step)
+                torch_losses(network(self.x + h * direction), self.y, self.loss, self.target)
+                for h in (step, -step)
             )
         return ((up - down) / (2 * step)).numpy()
 

@@ -7,10 +7,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (the name torch itself gives it)
 from onnx import numpy_helper
 
-from dra_serve.errors import NoDerivative
 from dra_serve.gradient_graph import differentiate
 from dra_serve.gradient_graph.rules import RULES
 
@@ -34,7 +33,8 @@ class Case:
         """Tuples are shapes of random weights; lists are int64 arrays."""
         rng = np.random.default_rng(7)
         return {
-            name: rng.uniform(0.5, 1.5, value).astype(np.float32) * rng.choice([-1, 1], value).astype(np.float32)
+            name: rng.uniform(0.5, 1.5, value).astype(np.float32)
+            * rng.choice([-1, 1], value).astype(np.float32)
             if isinstance(value, tuple)
             else np.asarray(value)
             for name, value in self.constants.items()
@@ -43,15 +43,18 @@ class Case:
     def model_and_network(self):
         """Return the ONNX model x -> logits and the same function in torch; a random matrix ends both."""
         constants = self.arrays()
-        weights = {name: torch.from_numpy(a).double() if a.dtype == np.float32 else torch.from_numpy(a)
-                   for name, a in constants.items()}
+        weights = {
+            name: torch.from_numpy(a).double() if a.dtype == np.float32 else torch.from_numpy(a)
+            for name, a in constants.items()
+        }
         x = torch.from_numpy(np.random.default_rng(6).uniform(self.low, self.high, (8, *self.shape)))
         y = self.torch(x, **weights).flatten(1).numpy()
         matrix = np.random.default_rng(8).standard_normal((y.shape[1], CLASSES))
         matrix = (matrix / (y @ matrix).std()).astype(np.float32)  # logits of size 1: no softmax saturates
         sizes = ",".join(map(str, self.shape))
         model = onnx.parser.parse_model(
-            f'<ir_version: 9, opset_import: ["" : {self.opset}]> net (float[n,{sizes}] x) => (float[n,{CLASSES}] logits)'
+            f'<ir_version: 9, opset_import: ["" : {self.opset}]> '
+            f"net (float[n,{sizes}] x) => (float[n,{CLASSES}] logits)"
             "{" + self.body + " flat = Flatten(y) logits = MatMul(flat, matrix) }"
         )
         constants["matrix"] = matrix
@@ -69,7 +72,9 @@ IMAGE = (4, 9, 8)
 def conv(name: str, attributes: str, weight: tuple[int, ...], shape=IMAGE, **options) -> Case:
     def network(x, w, b):
         pads = options.get("pads")
-        return F.conv2d(F.pad(x, pads) if pads else x, w, b, **{k: v for k, v in options.items() if k != "pads"})
+        return F.conv2d(
+            F.pad(x, pads) if pads else x, w, b, **{k: v for k, v in options.items() if k != "pads"}
+        )
 
     body = f"y = Conv<{attributes}>(x, w, b)"
     return Case(f"Conv {name}", body, shape, network, {"w": weight, "b": weight[:1]})
@@ -90,13 +95,15 @@ CONVOLUTIONS = [
     conv("stride 2, 1x1", "strides=[2,2]", (6, 4, 1, 1), stride=2),
     conv("stride 3, last pixels unread", "strides=[3,3]", (6, 4, 2, 2), stride=3),
     conv("patches", "strides=[4,4]", (6, 4, 4, 4), (4, 8, 8), stride=4),
-    conv("stride 2, groups, dilation", "strides=[2,1], group=2, dilations=[2,1], pads=[1,0,1,0]", (6, 2, 3, 3),
+    conv("stride 2, groups, dilation", "strides=[2,1], group=2, dilations=[2,1], pads=[1,0,1,0]",
+         (6, 2, 3, 3),
          stride=(2, 1), padding=(1, 0), dilation=(2, 1), groups=2),
     conv("uneven pads", "pads=[0,1,2,3]", (6, 4, 3, 3), pads=(1, 3, 0, 2)),
     conv("uneven pads, stride 2", "strides=[2,2], pads=[0,1,2,3]", (6, 4, 3, 3), pads=(1, 3, 0, 2), stride=2),
     conv("SAME_UPPER", 'auto_pad="SAME_UPPER"', (6, 4, 2, 4), pads=(1, 2, 0, 1)),
     conv("SAME_LOWER", 'auto_pad="SAME_LOWER"', (6, 4, 2, 4), pads=(2, 1, 1, 0)),
-    conv("SAME_UPPER, stride 2", 'auto_pad="SAME_UPPER", strides=[2,2]', (6, 4, 3, 3), pads=(0, 1, 1, 1), stride=2),
+    conv("SAME_UPPER, stride 2", 'auto_pad="SAME_UPPER", strides=[2,2]', (6, 4, 3, 3), pads=(0, 1, 1, 1),
+         stride=2),
     conv("VALID", 'auto_pad="VALID"', (6, 4, 3, 3)),
     Case("Conv 1d", "y = Conv<pads=[1,1], strides=[2]>(x, w)", (4, 9),
          lambda x, w: F.conv1d(x, w, padding=1, stride=2), {"w": (5, 4, 3)}),
@@ -108,7 +115,8 @@ CONVOLUTIONS = [
          "y = ConvTranspose<strides=[3,3], group=2, output_padding=[2,1], dilations=[1,2]>(x, w)", (4, 5, 6),
          lambda x, w: F.conv_transpose2d(x, w, stride=3, groups=2, output_padding=(2, 1), dilation=(1, 2)),
          {"w": (4, 3, 2, 2)}),
-    Case("ConvTranspose 1x1, output padding", "y = ConvTranspose<strides=[2,2], output_padding=[1,1]>(x, w)", (4, 5, 6),
+    Case("ConvTranspose 1x1, output padding", "y = ConvTranspose<strides=[2,2], output_padding=[1,1]>(x, w)",
+         (4, 5, 6),
          lambda x, w: F.conv_transpose2d(x, w, stride=2, output_padding=1), {"w": (4, 3, 1, 1)}),
 ]  # fmt: skip
 
@@ -119,13 +127,15 @@ MATRICES = [
     Case("Gemm transA, both operands", "t = Transpose<perm=[1,0]>(x) s = Gemm<transA=1, alpha=2.0>(t, w) "
          "y = Gemm<transB=1, transA=1>(t, m, s)", (6,),
          lambda x, w, m: x @ m.T + 2 * x @ w, {"w": (6, 7), "m": (7, 6)}),
-    Case("Gemm of x with x", "a = Transpose<perm=[1,0]>(x) s = Gemm<alpha=0.1>(x, a) y = Gemm<transA=1>(s, x)", (6,),
+    Case("Gemm of x with x",
+         "a = Transpose<perm=[1,0]>(x) s = Gemm<alpha=0.1>(x, a) y = Gemm<transA=1>(s, x)", (6,),
          lambda x: (0.1 * x @ x.T).T @ x),
     Case("Gemm of x with x, transposed", "s = Gemm<transB=1, alpha=0.1>(x, x) y = Gemm(s, x)", (6,),
          lambda x: 0.1 * x @ x.T @ x),
     Case("MatMul weight", "y = MatMul(x, w)", (3, 6), lambda x, w: x @ w, {"w": (6, 4)}),
     Case("MatMul weight on the left", "y = MatMul(w, x)", (2, 3, 6), lambda x, w: w @ x, {"w": (4, 3)}),
-    Case("MatMul both, attention", "t = Transpose<perm=[0,1,3,2]>(x) s = MatMul(x, t) p = Softmax(s) y = MatMul(p, x)",
+    Case("MatMul both, attention",
+         "t = Transpose<perm=[0,1,3,2]>(x) s = MatMul(x, t) p = Softmax(s) y = MatMul(p, x)",
          (2, 3, 4), lambda x: torch.softmax(x @ x.mT, -1) @ x),
     Case("MatMul broadcast batch", "k = ReduceMean<keepdims=1>(x, axes) y = MatMul(x, k)", (2, 3, 3),
          lambda x, axes: x @ x.mean(1, keepdim=True), {"axes": [1]}),
@@ -146,7 +156,8 @@ ARITHMETIC = [
     Case("x broadcast to more", "y = Mul(x, a)", (1, 4), lambda x, a: x * a, {"a": (3, 4)}),
     Case("x in all four", "p = Mul(x, x) q = Div(x, a) r = Div(p, q) s = Sub(r, p) y = Add(s, x)", (3, 4),
          lambda x, a: x * x / (x / a) - x * x + x, {"a": (4,)}, low=0.5),
-    Case("both active, broadcast", "m = ReduceMean<keepdims=1>(x, axes) d = Sub(x, m) e = Mul(m, d) y = Div(e, m)",
+    Case("both active, broadcast",
+         "m = ReduceMean<keepdims=1>(x, axes) d = Sub(x, m) e = Mul(m, d) y = Div(e, m)",
          (3, 4), lambda x, axes: x - x.mean(2, keepdim=True), {"axes": [2]}, low=0.5),
     Case("broadcast adds axes", "m = ReduceSum<keepdims=0>(x, axes) y = Add(x, m)", (3, 4),
          lambda x, axes: x + x.sum((0, 1)), {"axes": [0, 1]}),
@@ -154,7 +165,8 @@ ARITHMETIC = [
     Case("SiLU", "s = Sigmoid(x) y = Mul(x, s)", (3, 4), F.silu),
     Case("SiLU, gate first and used twice", "s = Sigmoid(x) m = Mul(s, x) y = Add(m, s)", (3, 4),
          lambda x: F.silu(x) + torch.sigmoid(x)),
-    Case("gate of another value", "a = Neg(x) s = Sigmoid(a) y = Mul(x, s)", (3, 4), lambda x: x * torch.sigmoid(-x)),
+    Case("gate of another value", "a = Neg(x) s = Sigmoid(a) y = Mul(x, s)", (3, 4),
+         lambda x: x * torch.sigmoid(-x)),
     Case("Pow 2", "y = Pow(x, p)", (3, 4), lambda x, p: x**2, {"p": np.array(2.0, np.float32)}),
     Case("Pow 3, integer", "y = Pow(x, p)", (3, 4), lambda x, p: x**3, {"p": np.array(3)}),
     Case("Pow, one exponent a channel", "y = Pow(x, p)", (3, 4), lambda x, p: x**p,
@@ -209,10 +221,14 @@ ELEMENTWISE = [
 ]  # fmt: skip
 
 
-def reduction(name: str, function: Callable[..., torch.Tensor], attributes: str, axes: list | None, **limits) -> Case:
+def reduction(
+    name: str, function: Callable[..., torch.Tensor], attributes: str, axes: list | None, **limits
+) -> Case:
     body = f"y = {name}<{attributes}>(x{', axes' if axes else ''})"
     network = (lambda x, axes: function(x)) if axes else function
-    return Case(f"{name} {attributes} {axes}", body, (3, 4, 2), network, {"axes": axes} if axes else {}, **limits)
+    return Case(
+        f"{name} {attributes} {axes}", body, (3, 4, 2), network, {"axes": axes} if axes else {}, **limits
+    )
 
 
 REDUCTIONS = [
@@ -249,7 +265,8 @@ POOLS = [
     max_pool("kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]", lambda x: F.max_pool2d(x, 3, 2, 1)),
     max_pool("kernel_shape=[3,3]", lambda x: F.max_pool2d(x, 3, 1)),
     max_pool("kernel_shape=[2,2], dilations=[2,3]", lambda x: F.max_pool2d(x, 2, 1, dilation=(2, 3))),
-    max_pool("kernel_shape=[3,3], strides=[2,2], ceil_mode=1", lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True)),
+    max_pool("kernel_shape=[3,3], strides=[2,2], ceil_mode=1",
+             lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True)),
     max_pool('kernel_shape=[2,2], strides=[2,2], auto_pad="SAME_UPPER"',
              lambda x: F.max_pool2d(F.pad(x, (0, 0, 0, 1), value=-9), 2)),
     max_pool("kernel_shape=[3], strides=[2]", lambda x: F.max_pool1d(x, 3, 2), (3, 9)),
@@ -259,14 +276,16 @@ POOLS = [
                  lambda x: F.avg_pool2d(x, 3, 2, 1)),
     average_pool("kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]",
                  lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)),
-    average_pool("kernel_shape=[3,3], strides=[2,2], ceil_mode=1", lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True)),
+    average_pool("kernel_shape=[3,3], strides=[2,2], ceil_mode=1",
+                 lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True)),
     average_pool("kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1",
                  lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)),
     average_pool('kernel_shape=[2,2], strides=[2,2], auto_pad="SAME_UPPER"',
                  lambda x: F.avg_pool2d(x, 2, ceil_mode=True)),
     Case("GlobalAveragePool 1d", "y = GlobalAveragePool(x)", (3, 5), lambda x: x.mean(2, keepdim=True)),
     Case("GlobalMaxPool", "y = GlobalMaxPool(x)", (3, 4, 5), lambda x: x.amax((2, 3), keepdim=True)),
-    Case("GlobalMaxPool shares between equals", "r = Neg(x) c = Relu(r) m = GlobalMaxPool(c) y = Add(m, x)", (2, 3),
+    Case("GlobalMaxPool shares between equals", "r = Neg(x) c = Relu(r) m = GlobalMaxPool(c) y = Add(m, x)",
+         (2, 3),
          lambda x: torch.relu(-x).amax(2, keepdim=True) + x, low=0.1),
     Case("GlobalAveragePool", "y = GlobalAveragePool(x)", (3, 4, 5), lambda x: x.mean((2, 3), keepdim=True)),
 ]  # fmt: skip
@@ -287,7 +306,8 @@ NORMALISATIONS = [
     Case("GroupNormalization", "y = GroupNormalization<num_groups=2>(x, w, b)", (4, 3, 2),
          lambda x, w, b: F.group_norm(x, 2, w, b), {"w": (4,), "b": (4,)}, opset=21),
     Case("GroupNormalization, a scale a group", "y = GroupNormalization<num_groups=2>(x, w, b)", (4, 3, 2),
-         lambda x, w, b: F.group_norm(x, 2, w.repeat_interleave(2), b.repeat_interleave(2)), {"w": (2,), "b": (2,)}),
+         lambda x, w, b: F.group_norm(x, 2, w.repeat_interleave(2), b.repeat_interleave(2)), {"w": (2,),
+         "b": (2,)}),
 ]  # fmt: skip
 
 
@@ -305,12 +325,15 @@ def sliced(name: str, function: Callable[..., torch.Tensor], s, e, a, st=None) -
 END = 2**63 - 1
 SHAPES = [
     Case("Reshape", "y = Reshape(x, s)", (3, 4), lambda x, s: x.reshape(-1, 2, 6), {"s": [0, 2, -1]}),
-    Case("Reshape by a computed shape", "s = Shape<start=0, end=1>(x) t = Concat<axis=0>(s, r) y = Reshape(x, t)",
+    Case("Reshape by a computed shape",
+         "s = Shape<start=0, end=1>(x) t = Concat<axis=0>(s, r) y = Reshape(x, t)",
          (3, 4), lambda x, r: x.reshape(-1, 2, 6), {"r": [2, 6]}),
-    Case("Reshape into the batch", "z = Reshape(x, s) e = Exp(z) y = Reshape(e, r)", (3, 4), lambda x, s, r: x.exp(),
+    Case("Reshape into the batch", "z = Reshape(x, s) e = Exp(z) y = Reshape(e, r)", (3, 4), lambda x, s,
+         r: x.exp(),
          {"s": [-1, 4], "r": [-1, 3, 4]}),
     Case("Flatten", "f = Flatten<axis=2>(x) y = Reshape(f, s)", (3, 4), lambda x, s: x, {"s": [-1, 3, 4]}),
-    Case("Squeeze, Unsqueeze", "u = Unsqueeze(x, a) e = Exp(u) y = Squeeze(e, b)", (3, 4), lambda x, a, b: x.exp(),
+    Case("Squeeze, Unsqueeze", "u = Unsqueeze(x, a) e = Exp(u) y = Squeeze(e, b)", (3, 4), lambda x, a,
+         b: x.exp(),
          {"a": [1, 3], "b": [3]}),
     Case("Transpose", "y = Transpose<perm=[0,3,1,2]>(x)", (3, 4, 2), lambda x: x.permute(0, 3, 1, 2)),
     Case("Transpose reversed", "t = Transpose(x) e = Exp(t) y = Transpose(e)", (3, 4), lambda x: x.exp()),
@@ -331,7 +354,8 @@ SHAPES = [
     pad("reflect", [0, 0, 1, 2, 0, 0, 3, 4], (2, 4, 1, 3)),
     pad("edge", [0, 0, 1, 2, 0, 0, 0, 3], (2, 3, 1, 0), "replicate"),
     pad("wrap", [0, 0, 1, 2, 0, 0, 0, 3], (2, 3, 1, 0), "circular"),
-    Case("Pad axes", "y = Pad(x, p, , a)", (3, 4, 5), lambda x, p, a: F.pad(x, (1, 2)), {"p": [1, 2], "a": [-1]}),
+    Case("Pad axes", "y = Pad(x, p, , a)", (3, 4, 5), lambda x, p, a: F.pad(x, (1, 2)),
+         {"p": [1, 2], "a": [-1]}),
     sliced("one axis", lambda x: x[:, 1:3], [1], [3], [1]),
     sliced("ends open", lambda x: x[:, :, 2:, :-1], [2, 0], [END, -1], [2, -1]),
     sliced("whole batch too", lambda x: x[:, 1:], [0, 1], [END, END], [0, 1]),
@@ -341,14 +365,16 @@ SHAPES = [
     Case("Gather one", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, -1], {"i": np.array(-1)}),
     Case("Gather some, one twice", "y = Gather<axis=2>(x, i)", (3, 4, 2), lambda x, i: x[:, :, i],
          {"i": [3, 0, 3, -3]}),
-    Case("Gather by a matrix", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, i], {"i": [[0, 2], [2, 2]]}),
+    Case("Gather by a matrix", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, i],
+         {"i": [[0, 2], [2, 2]]}),
     Case("DepthToSpace DCR", "y = DepthToSpace<blocksize=2>(x)", (8, 3, 4),
          lambda x: x.reshape(-1, 2, 2, 2, 3, 4).permute(0, 3, 4, 1, 5, 2).reshape(-1, 2, 6, 8)),
     Case("DepthToSpace CRD", 'y = DepthToSpace<blocksize=2, mode="CRD">(x)', (8, 3, 4),
          lambda x: F.pixel_shuffle(x, 2)),
     Case("SpaceToDepth", "y = SpaceToDepth<blocksize=2>(x)", (3, 4, 6),
          lambda x: x.reshape(-1, 3, 2, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).reshape(-1, 12, 2, 3)),
-    Case("pixel_unshuffle as torch writes it", "a = Reshape(x, s) b = Transpose<perm=[0,1,3,5,2,4]>(a) y = Reshape(b, r)",
+    Case("pixel_unshuffle as torch writes it",
+         "a = Reshape(x, s) b = Transpose<perm=[0,1,3,5,2,4]>(a) y = Reshape(b, r)",
          (3, 4, 6), lambda x, s, r: F.pixel_unshuffle(x, 2), {"s": [-1, 3, 2, 2, 3, 2], "r": [-1, 12, 2, 3]}),
 ]  # fmt: skip
 
