@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
+
 Array = Any
 """A NumPy array or a torch tensor; the core speaks the array API standard to both."""
 
@@ -44,3 +46,21 @@ class Prediction:
     label: str
     score: float
     top: tuple[tuple[str, float], ...]
+
+
+def predict(classifier: Classifier, x: Array, top_k: int = 5) -> list[Prediction]:
+    """Return one Prediction an image of x (N, C, H, W), with its `top_k` best classes."""
+    return predictions(classifier.logits(x), classifier.classes, top_k)
+
+
+def predictions(logits: Array, classes: tuple[str, ...], top_k: int = 5) -> list[Prediction]:
+    """Return one Prediction a row of logits (N, K); `top` holds min(top_k, K) classes."""
+    probs = _softmax(np.asarray(logits, dtype=np.float64))
+    order = np.argsort(-probs, axis=1, kind="stable")[:, : max(top_k, 1)]
+    tops = [tuple((classes[k], float(p[k])) for k in best) for p, best in zip(probs, order, strict=True)]
+    return [Prediction(label=top[0][0], score=top[0][1], top=top) for top in tops]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)

@@ -1,0 +1,137 @@
+"""The two threat models as values: an attack's loop asks the norm, and never branches on its name."""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from dra_serve.classifier import Array
+from dra_serve.errors import BadRequest
+
+_PIXELS = (1, 2, 3)  # the axes of one image in (N, C, H, W)
+
+
+class Norm(Protocol):
+    """A norm on perturbations delta (N, C, H, W), in units of x."""
+
+    name: str
+    dual: float
+    """The order of the dual norm: on a linear model the best attack gains eps * ||w||_dual."""
+
+    def project(self, delta: Array, eps: float) -> Array:
+        """Return the nearest delta of size at most eps; one already inside comes back unchanged."""
+        ...
+
+    def ascent(self, grad: Array) -> Array:
+        """Return the direction of size 1 along which a linear loss grows fastest; 0 where grad is 0."""
+        ...
+
+    def size(self, delta: Array) -> Array:
+        """Return the norm of each delta, (N,)."""
+        ...
+
+    def largest(self, shape: tuple[int, ...]) -> float:
+        """Return the distance of the two farthest images of this shape: no larger eps means anything."""
+        ...
+
+    def sample(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Return one float32 delta drawn uniformly from the unit ball."""
+        ...
+
+
+class Linf:
+    """No pixel moves by more than eps."""
+
+    name = "linf"
+    dual = 1.0
+
+    def project(self, delta: Array, eps: float) -> Array:
+        return clip(delta, -eps, eps)
+
+    def ascent(self, grad: Array) -> Array:
+        return array_namespace(grad).sign(grad)
+
+    def size(self, delta: Array) -> Array:
+        xp = array_namespace(delta)
+        return xp.max(xp.abs(delta), axis=_PIXELS)
+
+    def largest(self, shape: tuple[int, ...]) -> float:
+        return 1.0
+
+    def sample(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        return 2 * rng.random(shape, dtype=np.float32) - 1
+
+
+class L2:
+    """The Euclidean length of the whole perturbation is at most eps."""
+
+    name = "l2"
+    dual = 2.0
+
+    def project(self, delta: Array, eps: float) -> Array:
+        xp = array_namespace(delta)
+        size = self.size(delta)[:, None, None, None]
+        outside = size > eps  # where() and not min(1, eps / size): a delta inside must not move by a bit
+        return xp.where(outside, delta * (eps / xp.where(outside, size, 1.0)), delta)
+
+    def ascent(self, grad: Array) -> Array:
+        # By the largest entry first: squares of 1e-25 vanish in float32, squares of 1e25 overflow.
+        xp = array_namespace(grad)
+        largest = xp.max(xp.abs(grad), axis=_PIXELS, keepdims=True)
+        scaled = grad / xp.where(largest > 0, largest, 1.0)
+        size = self.size(scaled)[:, None, None, None]
+        return scaled / xp.where(size > 0, size, 1.0)
+
+    def size(self, delta: Array) -> Array:
+        xp = array_namespace(delta)
+        return xp.sqrt(xp.sum(delta * delta, axis=_PIXELS))
+
+    def largest(self, shape: tuple[int, ...]) -> float:
+        return math.sqrt(math.prod(shape))
+
+    def sample(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        direction = rng.standard_normal(shape, dtype=np.float32)
+        radius = rng.random() ** (1 / math.prod(shape))
+        return direction * np.float32(radius / np.linalg.norm(direction))
+
+
+NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2()}
+
+
+def clip(a: Array, low: float, high: float) -> Array:
+    """Return a, limited to low..high. A nan stays one, so that nobody mistakes it for a value."""
+    xp = array_namespace(a)
+    return xp.minimum(xp.maximum(a, low), high)
+
+
+def get_norm(name: Any) -> Norm:
+    """Return the norm called `name`; BadRequest if there is none."""
+    if not isinstance(name, str) or name not in NORMS:
+        raise BadRequest("norm", given=name, allowed=" or ".join(NORMS))
+    return NORMS[name]
+
+
+def parse_radius(value: Any, *, field: str = "eps") -> float:
+    """Return a radius in units of x from a number, or from text as people write it.
+
+    >>> parse_radius("8/255") == parse_radius(8 / 255)
+    True
+
+    Raises BadRequest if it is no finite number of at least 0; the upper bound is the norm's business.
+    """
+    allowed = 'a finite number >= 0 in units of x, such as 0.03 or "8/255" (8/255, not 8)'
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, np.integer, np.floating)):
+        raise BadRequest(field, given=value, allowed=allowed)
+    try:
+        radius = _from_text(value) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise BadRequest(field, given=value, allowed=allowed) from error
+    if not math.isfinite(radius) or radius < 0:
+        raise BadRequest(field, given=value, allowed=allowed)
+    return radius
+
+
+def _from_text(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)

@@ -1,0 +1,46 @@
+"""What an attack ascends, and when it has won: with a target or without."""
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from dra_serve.attacks.losses import LOSS_FUNCTIONS
+from dra_serve.classifier import Array, Classifier, Loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The goal for each of N images. Without a target: any class but y. With one: exactly the target.
+
+    Towards a target, ce, margin and dlr are taken at the target and *descended*; dlr_targeted already
+    points from y to the target. Either way `loss` here is what the attack ascends.
+    """
+
+    loss: Loss
+    y: Array
+    target: Array | None = None
+
+    def select(self, rows: Array) -> "Objective":
+        """Return the goals of these rows only."""
+        return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
+
+    def gradient(self, model: Classifier, x: Array) -> tuple[Array, Array, Array]:
+        """Return logits (N, K), loss (N,) and its gradient at x."""
+        at, sign = self._point_of_view()
+        logits, loss, grad = model.loss_and_grad(x, at, self.loss, self.target)
+        return (logits, loss, grad) if sign > 0 else (logits, -loss, -grad)
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss (N,) at these logits, equal to `gradient`'s."""
+        at, sign = self._point_of_view()
+        return sign * LOSS_FUNCTIONS[self.loss](logits, at, self.target)[0]
+
+    def reached(self, logits: Array) -> Array:
+        """Return (N,): whether the prediction is the target, or without one is not y."""
+        predicted = array_namespace(logits).argmax(logits, axis=1)
+        return predicted != self.y if self.target is None else predicted == self.target
+
+    def _point_of_view(self) -> tuple[Array, int]:
+        if self.target is None or self.loss == "dlr_targeted":
+            return self.y, 1
+        return self.target, -1

@@ -1,0 +1,192 @@
+"""Projected gradient descent (Madry et al. 2018): the inner attack of training, and the one that judges.
+
+`perturb` is the bare loop. `pgd` wraps it in what an honest evaluation needs, and spends no model call
+that cannot change the answer: each gradient call also says whether the current image already fools the
+model, finished images leave the batch, and the last image is checked by the cheaper `logits`.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from dra_serve.attacks.norms import Norm, clip, get_norm
+from dra_serve.attacks.objective import Objective
+from dra_serve.attacks.parameters import PgdParameters, resolve
+from dra_serve.attacks.progress import Progress
+from dra_serve.attacks.result import AttackResult, OnStep
+from dra_serve.checks import check_images, check_labels
+from dra_serve.classifier import Array, Classifier, Loss
+from dra_serve.errors import BadRequest
+
+MAX_INDEX = 2**53  # what JSON carries exactly
+
+
+def perturb(
+    model: Classifier,
+    x: Array,
+    y: Array,
+    *,
+    norm: str = "linf",
+    eps: float,
+    alpha: float,
+    steps: int,
+    start: Array | None = None,
+    loss: Loss = "ce",
+    target: Array | None = None,
+) -> Array:
+    """Return the last of `steps` iterates: exactly `steps` gradient calls and no other.
+
+    The inner attack of adversarial training, which checks nothing and ranks nothing.
+    x: (N, C, H, W) float in [0, 1], never written to. start: the first iterate, x if None (see
+    `random_start`). eps, alpha: radius and step in units of x.
+    """
+    ball, goal = get_norm(norm), Objective(loss, y, target)
+    x_adv = x if start is None else start
+    for _ in range(steps):
+        _, _, grad = goal.gradient(model, x_adv)
+        x_adv = _step(ball, x, x_adv, grad, eps=eps, alpha=alpha)
+    return x_adv
+
+
+def _step(ball: Norm, x: Array, x_adv: Array, grad: Array, *, eps: float, alpha: float) -> Array:
+    """Return x_adv moved by alpha up the gradient, back into the ball around x, then into [0, 1].
+
+    Clipping comes last: it moves each pixel towards x, which cannot leave the ball.
+    """
+    delta = ball.project(x_adv + alpha * ball.ascent(grad) - x, eps)
+    return clip(x + delta, 0.0, 1.0)
+
+
+def random_start(
+    x: Array, *, norm: str = "linf", eps: float, seed: int, indices: Any = None, restart: int = 0
+) -> Array:
+    """Return x (N, C, H, W) plus uniform noise from the ball of radius eps, in [0, 1].
+
+    The noise of an image depends on (seed, its index, restart) alone, so it is the same in every batch
+    and on every array library. indices: (N,) ints >= 0, by default 0..N-1.
+    """
+    xp, ball = array_namespace(x), get_norm(norm)
+    ids = range(x.shape[0]) if indices is None else indices
+    noise = np.empty(tuple(x.shape), dtype=np.float32)
+    for row, index in enumerate(ids):
+        noise[row] = ball.sample(noise.shape[1:], np.random.default_rng((seed, int(index), restart)))
+    return clip(x + eps * xp.asarray(noise, device=device(x)), 0.0, 1.0)
+
+
+def pgd(
+    model: Classifier,
+    x: Array,
+    y: Any,
+    *,
+    norm: str = "linf",
+    eps: float | str = 8 / 255,
+    alpha: float | str | None = None,
+    steps: int = 20,
+    restarts: int = 1,
+    random_start: bool = True,
+    loss: str = "ce",
+    target: Any = None,
+    seed: int = 0,
+    indices: Any = None,
+    deadline: float | None = None,
+    on_step: OnStep | None = None,
+    stop_on_success: bool = True,
+) -> AttackResult:
+    """Return the strongest perturbation of each image that PGD finds.
+
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve`.
+    An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps), on a random
+    start or after any step; it is not attacked further. One that is never fooled comes back as its
+    highest-loss iterate. With stop_on_success=False every image gets the whole budget, and the fooled
+    iterate of highest loss is kept.
+
+    target: (N,) classes; success then means that the prediction *is* the target.
+    indices: (N,) noise ids, by default 0..N-1; with the same seed and id the answer is the same in
+    every batch. deadline: a `time.monotonic()` moment, looked at before each gradient.
+    on_step: called after each step with a StepReport; returning False ends the attack.
+
+    Raises BadRequest naming the field; NoGradient if the model has no gradient.
+    """
+    parameters = resolve(
+        model.input_shape,
+        norm=norm,
+        eps=eps,
+        alpha=alpha,
+        steps=steps,
+        restarts=restarts,
+        random_start=random_start,
+        loss=loss,
+        seed=seed,
+    )
+    goal, ids = _check(model, x, y, target, indices, parameters.loss)
+    progress = Progress(
+        x,
+        goal,
+        model.logits(x),
+        budget=parameters.restarts * parameters.steps,
+        stop_on_success=stop_on_success,
+        watched=on_step is not None,
+    )
+    for restart in range(parameters.restarts):
+        if not _climb(model, progress, parameters, ids, restart, deadline, on_step):
+            break
+    return progress.result()
+
+
+def _climb(
+    model: Classifier,
+    progress: Progress,
+    p: PgdParameters,
+    ids: Array,
+    restart: int,
+    deadline: float | None,
+    on_step: OnStep | None,
+) -> bool:
+    """Run one restart on the images still open; return whether another may follow."""
+
+    def start(x: Array, rows: Array) -> Array:
+        if not p.random_start:
+            return x
+        return random_start(x, norm=p.norm, eps=p.eps, seed=p.seed, indices=ids[rows], restart=restart)
+
+    ball = get_norm(p.norm)
+    if not progress.begin(start):
+        return False
+    for taken in range(p.steps + 1):
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        if taken < p.steps:
+            logits, loss, grad = progress.goal.gradient(model, progress.x_adv)
+        else:  # nothing follows the last iterate: the forward graph is enough
+            logits, grad = model.logits(progress.x_adv), None
+            loss = progress.goal.value(logits)
+        progress.record(logits, loss, steps_done=restart * p.steps + taken)
+        grad = progress.drop_finished(grad)
+        if taken > 0 and on_step is not None and on_step(progress.report()) is False:
+            return False
+        if grad is None:
+            break
+        progress.x_adv = _step(ball, progress.x, progress.x_adv, grad, eps=p.eps, alpha=p.alpha)
+    return True
+
+
+def _check(
+    model: Classifier, x: Array, y: Any, target: Any, indices: Any, loss: Loss
+) -> tuple[Objective, Array]:
+    """Return the checked goal and the noise ids of the images."""
+    check_images(x, model.input_shape)
+    n, classes = x.shape[0], len(model.classes)
+    labels = check_labels(y, n, classes, like=x)
+    if target is not None:
+        target = check_labels(target, n, classes, like=x, field="target")
+    if loss == "dlr_targeted":
+        if target is None:
+            raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
+        if n and bool(array_namespace(x).any(target == labels)):
+            raise BadRequest(
+                "target", given="the label itself", allowed="another class than y, with dlr_targeted"
+            )
+    ids = range(n) if indices is None else indices
+    return Objective(loss, labels, target), check_labels(ids, n, MAX_INDEX, like=x, field="indices")

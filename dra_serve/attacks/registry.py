@@ -1,0 +1,59 @@
+"""Attacks by name: what the command line, the service and the tests choose from."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dra_serve.attacks.fgsm import fgsm, resolve_fgsm
+from dra_serve.attacks.parameters import PgdParameters, resolve
+from dra_serve.attacks.pgd import pgd
+from dra_serve.attacks.result import AttackResult
+from dra_serve.classifier import Array, Classifier
+from dra_serve.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack and its parameters. Calling it attacks: `ATTACKS["pgd"](model, x, y, eps="8/255")`."""
+
+    name: str
+    run: Callable[..., AttackResult]
+    parameters: Callable[..., PgdParameters]
+
+    def __call__(self, model: Classifier, x: Array, y: Any, **options: Any) -> AttackResult:
+        return self.run(model, x, y, **options)
+
+    def resolve(self, input_shape: tuple[int, int, int], **options: Any) -> PgdParameters:
+        """Return every value in force, before anything runs.
+
+        options: what a person chose; the rest takes the attack's defaults. An option the attack does
+        not have raises BadRequest under its name, as does a value out of range.
+        """
+        known = [name for name in inspect.signature(self.parameters).parameters if name != "input_shape"]
+        for name, value in options.items():
+            if name not in known:
+                raise BadRequest(name, given=value, allowed=f"nothing: {self.name} takes {', '.join(known)}")
+        return self.parameters(input_shape, **options)
+
+
+ATTACKS = {
+    "fgsm": Attack("fgsm", fgsm, resolve_fgsm),
+    "pgd": Attack("pgd", pgd, resolve),
+}
+
+
+def attack(model: Classifier, x: Array, y: Any, name: str = "pgd", **options: Any) -> AttackResult:
+    """Return the result of the attack called `name`; options and errors are those of the attack.
+
+    >>> import dra_serve
+    >>> result = dra_serve.attack(model, x, y, "pgd", eps="8/255", steps=20)  # doctest: +SKIP
+    """
+    return get_attack(name)(model, x, y, **options)
+
+
+def get_attack(name: Any) -> Attack:
+    """Return the attack called `name`; BadRequest if there is none."""
+    if not isinstance(name, str) or name not in ATTACKS:
+        raise BadRequest("attack", given=name, allowed=", ".join(ATTACKS))
+    return ATTACKS[name]
