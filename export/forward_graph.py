@@ -11,10 +11,17 @@ import torch
 from onnx import helper
 from torch import nn
 
+from dra_serve.errors import DraServeError
 from dra_serve.gradient_graph.prepare import strip
 
 OPSET = 20  # the first with Gelu as an operator, and the one torch's exporter takes by itself
 LARGEST_BATCH = 4096  # the exporter wants a bound; nothing in the file enforces it
+
+
+class BatchFixedError(DraServeError):
+    """The network's code made the batch size a constant of the graph."""
+
+    title = "Batch fixed by the network's code"
 
 
 def forward_graph(network: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -22,6 +29,7 @@ def forward_graph(network: nn.Module, input_shape: tuple[int, ...]) -> onnx.Mode
 
     The network itself is not touched. Whatever the exporter adds for debugging, local paths among it,
     is taken out, and so are constants that no node reads. The same network gives the same bytes.
+    Raises BatchFixedError where the network's code fixes the batch, which the exporter does not say.
     """
     network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     with _quiet_exporter():
@@ -38,6 +46,11 @@ def forward_graph(network: nn.Module, input_shape: tuple[int, ...]) -> onnx.Mode
         )
     assert program is not None  # dynamo=True returns a program
     model = program.model_proto
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if not batch.dim_param:
+        raise BatchFixedError(
+            f"the batch became {batch.dim_value}; write x.shape[0] for len(x), no int(...) of it"
+        )
     strip(model)
     _drop_unread(model.graph)
     helper.set_model_props(model, {"dra_serve.graph": "forward"})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def differentiate(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return the gradient graph of `model`, which is not changed.
 
-    model: one float input (N, C, H, W) with C, H, W fixed, one output of logits (N, K); any opset
+    model: one float32 input (N, C, H, W) with C, H, W fixed, one output of logits (N, K); any opset
     from 9 up, standard operators. A batch fixed in the file is opened where that leaves the answers
     alone; otherwise the gradient graph keeps it.
 

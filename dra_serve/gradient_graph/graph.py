@@ -13,7 +13,7 @@ Dim: TypeAlias = int | str
 """A size: an int, or a text such as "n" or "49n" that stands for sizes which follow the batch."""
 
 Value: TypeAlias = str | float | Sequence[int] | np.ndarray[Any, Any]
-"""What a node may take: a name, a scalar in the graph's float type, int64s, or an array."""
+"""What a node may take: a name, a float32 scalar, int64s, or an array."""
 
 FORWARD_ONLY = ("Shape", "Size")  # depend on the form of their input, not on its values
 
@@ -31,9 +31,6 @@ class Graph:
         self.nodes = list(self.forward_nodes)
         self.x, self.logits = model.graph.input[0].name, model.graph.output[0].name
         self.initializers = {t.name: t for t in model.graph.initializer}
-        self.float_type = np.dtype(
-            helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
-        )
         self.producer = {name: node for node in self.nodes for name in node.output}
         self.active = self._depending_on_x()
         self.shape: dict[str, tuple[Dim, ...]] = {n: tuple(t.dims) for n, t in self.initializers.items()}
@@ -81,7 +78,7 @@ class Graph:
     def constant(self, value: float | Sequence[int] | np.ndarray[Any, Any]) -> str:
         """Return the name of an initializer holding `value`; equal ones are stored once."""
         if isinstance(value, float):
-            value = np.array(value, self.float_type)
+            value = np.array(value, np.float32)
         elif not isinstance(value, np.ndarray):
             value = np.array(value, np.int64).reshape(-1)
         key = (value.dtype.str, value.shape, value.tobytes())
@@ -126,20 +123,24 @@ class Graph:
             if needed.intersection(node.output):
                 kept.append(node)
                 needed.update(name for name in node.input if name)
-        x, logits = base.graph.input[0], base.graph.output[0]
+        x = base.graph.input[0]
         batch, classes = self.shape[self.logits]
         labels = [
             helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [batch]) for n in ("y", "loss", "target")
         ]
-        float_type = x.type.tensor_type.elem_type
-        value = helper.make_tensor_value_info("value", float_type, [batch])
-        grad = helper.make_tensor_value_info("grad", float_type, list(self.shape[self.x]))
-        logits = helper.make_tensor_value_info("logits", float_type, [batch, classes])
+        outputs = [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in (
+                ("logits", [batch, classes]),
+                ("value", [batch]),
+                ("grad", list(self.shape[self.x])),
+            )
+        ]
         graph = helper.make_graph(
             kept[::-1],
             "gradient",
             [x, *labels],
-            [logits, value, grad],
+            outputs,
             [tensor for name, tensor in self.initializers.items() if name in needed],
         )
         model = helper.make_model(graph, producer_name="dra_serve", opset_imports=base.opset_import)

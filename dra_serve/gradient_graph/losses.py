@@ -54,7 +54,7 @@ def loss_and_grad_at_logits(G: Graph, z: str, classes: int) -> tuple[str, str]:
 
 
 def _one_hot(G: Graph, labels: str, classes: int) -> str:
-    return G("OneHot", labels, [classes], np.array([0, 1], G.float_type), axis=1)
+    return G("OneHot", labels, [classes], np.array([0, 1], np.float32), axis=1)
 
 
 def _dot(G: Graph, a: str, b: str) -> str:

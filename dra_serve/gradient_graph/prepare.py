@@ -93,9 +93,10 @@ def _check_form(graph: onnx.GraphProto) -> None:
     sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
         raise BadRequest("model input shape", given=sizes, allowed="a batch, then fixed sizes")
-    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        given = TensorProto.DataType.Name(tensor.elem_type)
-        raise BadRequest("model input type", given=given, allowed="FLOAT or DOUBLE")
+    if tensor.elem_type != TensorProto.FLOAT:
+        raise BadRequest(
+            "model input type", given=TensorProto.DataType.Name(tensor.elem_type), allowed="FLOAT"
+        )
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -113,7 +114,8 @@ def measure(model: onnx.ModelProto) -> list[dict[str, Any]]:
     """Return every value of the graph at batches 2 and 3, or at the only batch the file allows.
 
     ONNX Runtime is asked rather than onnx's shape inference, which gives up on shapes that are
-    computed; two runs tell sizes that follow the batch from sizes that do not.
+    computed; two runs tell sizes that follow the batch from sizes that do not. Raises BadRequest if the
+    model does not run.
     """
     (first, *sizes) = model.graph.input[0].type.tensor_type.shape.dim
     probe = onnx.ModelProto()
@@ -121,18 +123,15 @@ def measure(model: onnx.ModelProto) -> list[dict[str, Any]]:
     names = [name for node in model.graph.node for name in node.output if name]
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    probing = session(probe)
     batches = (first.dim_value,) if first.HasField("dim_value") else BATCHES
-    runs = []
-    for n in batches:
-        x = np.zeros((n, *(size.dim_value for size in sizes)), float_type(model))
-        runs.append({"x": x, **dict(zip(names, probing.run(names, {"x": x}), strict=True))})
-    return runs
-
-
-def float_type(model: onnx.ModelProto) -> np.dtype[Any]:
-    """Return the NumPy type of the model's input."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type))
+    images = [np.zeros((n, *(size.dim_value for size in sizes)), np.float32) for n in batches]
+    try:
+        probing = session(probe)
+        values = [probing.run(names, {"x": x}) for x in images]
+    except Exception as error:  # ONNX Runtime has an own class for each reason
+        reason = str(error).rpartition(" : ")[2]
+        raise BadRequest("model", given=reason, allowed="a graph that ONNX Runtime can run") from error
+    return [{"x": x, **dict(zip(names, found, strict=True))} for x, found in zip(images, values, strict=True)]
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

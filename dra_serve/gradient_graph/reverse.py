@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import onnx
 
 from dra_serve.classifier import LOSSES
@@ -34,6 +35,8 @@ def _classes(G: Graph) -> int:
     shape = G.shape[G.logits]
     if len(shape) != 2 or shape[0] != G.shape[G.x][0] or not isinstance(shape[1], int) or shape[1] < 2:
         raise BadRequest("model output shape", given=shape, allowed="logits (N, K) with K >= 2")
+    if G.type[G.logits] != np.float32:
+        raise BadRequest("model output type", given=G.type[G.logits], allowed="FLOAT")
     return shape[1]
 
 

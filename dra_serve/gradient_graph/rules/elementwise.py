@@ -204,7 +204,7 @@ def power(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     assert exponent is not None  # Pow has two inputs
     if (exponent == 2).all():
         return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", x, 2.0)))]
-    less = (exponent.astype(G.float_type) - 1).astype(G.float_type)
+    less = exponent.astype(np.float32) - np.float32(1)
     slope = partial(G, "Pow", x, less)
     return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", G("CastLike", p, x), slope())))]
 

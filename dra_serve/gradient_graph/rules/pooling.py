@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from dra_serve.gradient_graph.graph import Graph
 from dra_serve.gradient_graph.rules.linear import Window
@@ -19,7 +19,7 @@ def max_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 
     def share() -> str:
         places = G("MaxPool", x, outputs=2, take=1, **kept)
-        zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(G.float_type), [1], [0.0])
+        zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
         nothing = G("ConstantOfShape", G("Reshape", G("Size", x), [1]), value=zero)
         flat = G(
             "ScatterElements", nothing, G("Reshape", places, [-1]), G("Reshape", g, [-1]), reduction="add"
@@ -42,16 +42,18 @@ def average_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
             ends = [max(over, 0) for over in window.over]
     else:
         ends = [0] * len(inputs)
-    counts = np.ones((1, 1, *[1] * len(inputs)), G.float_type)
+    counts = np.ones((1, 1, *[1] * len(inputs)), np.float32)
     for axis in range(len(inputs)):
         first = -window.begins[axis] if given.get("count_include_pad", 0) else 0
         past = inputs[axis] + ends[axis]
         starts = np.arange(outputs[axis]) * window.strides[axis] - window.begins[axis]
         places = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
         counted = ((places >= first) & (places < past)).sum(axis=1)
-        counts = counts * counted.reshape([-1 if i == axis + 2 else 1 for i in range(len(inputs) + 2)])
-    ones = np.ones((channels, 1, *window.kernel), G.float_type)
-    return [lambda: window.spread(G, G("Div", g, counts.astype(G.float_type)), G.constant(ones), channels)]
+        counts = counts * counted.astype(np.float32).reshape(
+            [-1 if i == axis + 2 else 1 for i in range(len(inputs) + 2)]
+        )
+    ones = np.ones((channels, 1, *window.kernel), np.float32)
+    return [lambda: window.spread(G, G("Div", g, counts), G.constant(ones), channels)]
 
 
 @rule("GlobalAveragePool")
