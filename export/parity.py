@@ -24,6 +24,7 @@ BATCHES = (1, 5, 32)
 TOLERANCE = 1e-5  # relative, of an example's logits, value or gradient
 SIGNS = 1e-4  # share of the gradient's signs that may differ where the network has kinks
 ATTACKED = 32  # images
+FLAT = 1e-9  # a gradient below it is zero (dlr with the true class third) but for dlr's 1e-12
 STRAYED = 1  # of them: PGD may take another way where a gradient is almost zero
 KINKS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Abs", "Max", "Min", "HardSwish", "HardSigmoid", "MaxPool"}
 
@@ -103,16 +104,20 @@ def _logits(network: nn.Module, model: OnnxClassifier) -> list[Finding]:
 
 def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -> list[Finding]:
     exact = copy.deepcopy(network).double()
-    values, errors, signs = [], [], []
+    errors, own_errors, value_errors, own_value_errors, signs = [], [], [], [], []
     for x, y, target in _batches(model):
         _, value, grad = model.loss_and_grad(x, y, loss, target)
-        expected_value, expected_grad = _by_autograd(exact, x, y, loss, target)
-        values += [*(np.abs(value - expected_value) / np.maximum(1, np.abs(expected_value)))]
+        expected_value, expected_grad = _by_autograd(exact, torch.from_numpy(x).double(), y, loss, target)
+        own_value, own_grad = _by_autograd(network, torch.from_numpy(x), y, loss, target)
+        value_errors += [*_row_errors(value, expected_value)]
+        own_value_errors += [*_row_errors(own_value, expected_value)]
         errors += [*_row_errors(grad, expected_grad)]
-        signs += [*(np.sign(grad) != np.sign(expected_grad)).reshape(len(x), -1).mean(axis=1)]
-    found = [Finding(f"{loss} value", max(values), TOLERANCE)]
+        own_errors += [*_row_errors(own_grad, expected_grad)]
+        steep = np.abs(expected_grad).max(axis=(1, 2, 3)) > FLAT
+        signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].reshape(steep.sum(), -1).mean(axis=1)]
+    found = [Finding(f"{loss} value", max(value_errors), _allowed(own_value_errors))]
     if smooth:
-        return [*found, Finding(f"{loss} gradient, worst example", max(errors), TOLERANCE)]
+        return [*found, Finding(f"{loss} gradient, worst example", max(errors), _allowed(own_errors))]
     return [
         *found,
         Finding(f"{loss} gradient, median example", float(np.median(errors)), TOLERANCE),
@@ -120,22 +125,29 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
     ]
 
 
+def _allowed(own_errors: list[float]) -> float:
+    """Return the tolerance, or thrice torch's own error in float32 where that is more.
+
+    A near-zero value, or dlr near a tie of s1 and s3, multiplies whatever float32 rounds.
+    """
+    return max(TOLERANCE, 3 * max(own_errors))
+
+
 def _by_autograd(
-    network: nn.Module, x: np.ndarray, y: np.ndarray, loss: Loss, target: np.ndarray
+    network: nn.Module, x: torch.Tensor, y: np.ndarray, loss: Loss, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return value (N,) and gradient of `loss` in float64, the network's part by torch."""
-    inputs = torch.from_numpy(x).double().requires_grad_(True)
-    logits = network(inputs)
+    """Return value (N,) and gradient of `loss` in the type of x, the network's part by torch."""
+    x = x.clone().requires_grad_(True)
+    logits = network(x)
     value, slope = LOSS_FUNCTIONS[loss](logits.detach(), torch.from_numpy(y), torch.from_numpy(target))
-    (grad,) = torch.autograd.grad(logits, inputs, slope)
+    (grad,) = torch.autograd.grad(logits, x, slope)
     return value.numpy(), grad.numpy()
 
 
 def _row_errors(ours: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Return each example's L2 error, relative to its size.
 
-    A gradient that is exactly zero (dlr with the true class third) must be zero on both sides; a bare
-    ratio would make it nan.
+    The floor keeps a gradient that is zero (dlr with the true class third) from becoming nan.
     """
     ours, exact = (a.reshape(len(a), -1).astype(np.float64) for a in (ours, exact))
     sizes = np.linalg.norm(exact, axis=1)
