@@ -8,14 +8,14 @@ Exit code 1 when a tolerance is broken.
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from dra_serve.errors import DraServeError
-from dra_serve.model_folder import read_folder
-from dra_serve.onnx_classifier import OnnxClassifier
-from export.parity import Finding, compare
+from dra_serve.model_folder import FORWARD, read_folder
+from export.parity import Finding, compare, is_smooth
 from export.timing import Timing, time_both
 from training.networks import HubClassifier
 
@@ -46,16 +46,12 @@ def main(
     """Compare FOLDER's two ONNX graphs with its torch network, and time both."""
     console = Console()
     try:
-        config = read_folder(folder).config
+        model = read_folder(folder).classifier()
         network = HubClassifier.from_pretrained(folder)
-        forward, gradient = ((folder / name).read_bytes() for name in ("model.onnx", "model.gradient.onnx"))
-        shape = {"classes": tuple(config.classes), "input_shape": tuple(config.input_shape)}
-        findings = compare(network, forward, gradient, **shape)
+        findings = compare(network, model, smooth=is_smooth(onnx.load(folder / FORWARD)))
         console.print(findings_table(findings))
         if rounds:
-            console.print(
-                timings_table(time_both(network, OnnxClassifier(forward, gradient, **shape), rounds=rounds))
-            )
+            console.print(timings_table(time_both(network, model, rounds=rounds)))
     except DraServeError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -46,27 +46,23 @@ class Finding:
         return f"{self.what}: {self.measured:.2g} (allowed {self.allowed:.2g})"
 
 
-def compare(
-    network: nn.Module,
-    forward: bytes,
-    gradient: bytes,
-    *,
-    classes: tuple[str, ...],
-    input_shape: tuple[int, int, int],
-) -> list[Finding]:
-    """Return every comparison of the two graphs with `network`, which is not touched.
+def compare(network: nn.Module, model: OnnxClassifier, *, smooth: bool) -> list[Finding]:
+    """Return every comparison of the two graphs behind `model` with `network`, which is not touched.
 
     On images drawn from a fixed seed: logits; value and gradient of the four losses; PGD-20 at 8/255
-    from the same start.
+    from the same start. smooth: as `is_smooth` says of the forward graph.
     """
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    model = OnnxClassifier(forward, gradient, classes=classes, input_shape=input_shape)
-    smooth = not KINKS.intersection(node.op_type for node in onnx.load_from_string(forward).graph.node)
     return [
         *_logits(network, model),
         *(finding for loss in LOSSES for finding in _loss(network, model, loss, smooth)),
         *_attack(network, model),
     ]
+
+
+def is_smooth(forward: onnx.ModelProto) -> bool:
+    """Return whether no operator of the graph has a kink."""
+    return not KINKS.intersection(node.op_type for node in forward.graph.node)
 
 
 def images(n: int, input_shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -114,7 +110,7 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
         errors += [*_row_errors(grad, expected_grad)]
         own_errors += [*_row_errors(own_grad, expected_grad)]
         steep = np.abs(expected_grad).max(axis=(1, 2, 3)) > FLAT
-        signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].reshape(steep.sum(), -1).mean(axis=1)]
+        signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].mean(axis=(1, 2, 3))]
     found = [Finding(f"{loss} value", max(value_errors), _allowed(own_value_errors))]
     if smooth:
         return [*found, Finding(f"{loss} gradient, worst example", max(errors), _allowed(own_errors))]
@@ -151,7 +147,8 @@ def _row_errors(ours: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """
     ours, exact = (a.reshape(len(a), -1).astype(np.float64) for a in (ours, exact))
     sizes = np.linalg.norm(exact, axis=1)
-    return np.linalg.norm(ours - exact, axis=1) / np.maximum(sizes, 1e-6)
+    errors: np.ndarray = np.linalg.norm(ours - exact, axis=1) / np.maximum(sizes, 1e-6)
+    return errors
 
 
 def _attack(network: nn.Module, model: OnnxClassifier) -> list[Finding]:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
-from dra_serve.errors import DraServeError
+from dra_serve.errors import DraServeError, ModelFolderError
 from dra_serve.gradient_graph import differentiate
-from dra_serve.model_folder import ModelConfig, write_sums
+from dra_serve.model_folder import CONFIG, FORWARD, GRADIENT, ModelConfig, write_sums
+from dra_serve.onnx_classifier import OnnxClassifier
 from export.check_onnx import findings_table
 from export.forward_graph import forward_graph
-from export.parity import Finding, compare
+from export.parity import Finding, compare, is_smooth
 from training.networks import HubClassifier
+
+WEIGHTS = "model.safetensors"
 
 
 class ParityError(DraServeError):
@@ -42,25 +46,23 @@ def export(folder: Path) -> Export:
 
     folder: holds config.json and model.safetensors. Nothing is written unless both graphs agree with
     torch. Raises ParityError saying where they do not; NoDerivative if the network uses an operator
-    without a rule.
+    without a rule; ModelFolderError for a folder without config or weights.
     """
-    config = ModelConfig.model_validate_json((folder / "config.json").read_bytes())
-    network = HubClassifier.from_pretrained(folder)
-    classes, input_shape = tuple(config.classes), tuple(config.input_shape)
-
+    config, network = _read(folder)
     started = time.perf_counter()
-    forward_model = forward_graph(network, input_shape)
+    forward_model = forward_graph(network, config.input_shape)
     exported = time.perf_counter()
     gradient_model = differentiate(forward_model)
     differentiated = time.perf_counter()
 
     forward, gradient = (m.SerializeToString(deterministic=True) for m in (forward_model, gradient_model))
-    findings = compare(network, forward, gradient, classes=classes, input_shape=input_shape)
+    model = OnnxClassifier(forward, gradient, classes=config.classes, input_shape=config.input_shape)
+    findings = compare(network, model, smooth=is_smooth(forward_model))
     broken = [str(finding) for finding in findings if not finding.passed]
     if broken:
         raise ParityError(f"{folder}: {'; '.join(broken)}")
-    (folder / "model.onnx").write_bytes(forward)
-    (folder / "model.gradient.onnx").write_bytes(gradient)
+    (folder / FORWARD).write_bytes(forward)
+    (folder / GRADIENT).write_bytes(gradient)
     write_sums(folder)
     return Export(
         forward_bytes=len(forward),
@@ -69,6 +71,18 @@ def export(folder: Path) -> Export:
         gradient_seconds=differentiated - exported,
         findings=findings,
     )
+
+
+def _read(folder: Path) -> tuple[ModelConfig, HubClassifier]:
+    """Return config and network; there may be no sums yet, and no graphs."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelFolderError("missing", file=name)
+    try:
+        config = ModelConfig.model_validate_json((folder / CONFIG).read_bytes())
+    except ValidationError as error:
+        raise ModelFolderError(str(error.errors(include_url=False)[0]["msg"]), file=CONFIG) from error
+    return config, HubClassifier.from_pretrained(folder)
 
 
 def main(
@@ -82,8 +96,8 @@ def main(
         raise typer.Exit(error.exit_code) from error
     Console().print(findings_table(done.findings))
     for name, size, seconds in (
-        ("model.onnx", done.forward_bytes, done.forward_seconds),
-        ("model.gradient.onnx", done.gradient_bytes, done.gradient_seconds),
+        (FORWARD, done.forward_bytes, done.forward_seconds),
+        (GRADIENT, done.gradient_bytes, done.gradient_seconds),
     ):
         typer.echo(f"{folder / name}: {size:,} bytes in {seconds:.2f} s")
 
