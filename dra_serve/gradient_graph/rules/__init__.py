@@ -6,6 +6,7 @@ from dra_serve.gradient_graph.rules import (  # noqa: F401
     normalisation,
     pooling,
     reductions,
+    resize,
     shapes,
 )
 from dra_serve.gradient_graph.rules.registry import RULES

@@ -35,6 +35,25 @@ def expand(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     return [lambda: unbroadcast(G, g, node.output[0], node.input[0])]
 
 
+@rule("Tile")
+def tile(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Split each repeated axis into (copies, size) and sum over the copies."""
+    x = node.input[0]
+    repeats = G.argument(node, 1)
+    assert repeats is not None  # Tile has repeats
+    split: list[int] = []
+    copies: list[int] = []
+    for axis, times in enumerate(repeats.tolist()):
+        if times != 1:
+            copies.append(len(split))
+            split.append(times)
+        size = G.shape[x][axis]
+        split.append(size if isinstance(size, int) else -1)
+    if split.count(-1) > 1:
+        raise refuse(node, "two axes follow the batch")
+    return [lambda: G("ReduceSum", G("Reshape", g, split), copies, keepdims=0) if copies else g]
+
+
 @rule("Concat")
 def concat(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     axis = axis_of(node, len(G.shape[node.output[0]]), default=0)

@@ -340,6 +340,8 @@ SHAPES = [
     Case("Expand", "y = Expand(x, s)", (1, 4), lambda x, s: x.expand(-1, 3, -1), {"s": [1, 3, 1]}),
     Case("Expand, more axes", "u = Expand(x, s) y = Transpose<perm=[1,0,2,3]>(u)", (1, 4),
          lambda x, s: x.expand(2, -1, 3, 4).transpose(0, 1), {"s": [2, 1, 3, 1]}),
+    Case("Tile", "y = Tile(x, r)", (3, 4), lambda x, r: x.repeat(1, 2, 3), {"r": [1, 2, 3]}),
+    Case("Tile once", "y = Tile(x, r)", (3, 4), lambda x, r: x, {"r": [1, 1, 1]}),
     Case("Concat", "e = Exp(x) s = Sin(e) y = Concat<axis=-2>(x, e, s)", (3, 4),
          lambda x: torch.cat([x, x.exp(), x.exp().sin()], -2)),
     Case("Concat with a constant", "s = Shape<start=0, end=1>(x) t = Concat<axis=0>(s, r) c = Expand(a, t) "
@@ -378,8 +380,30 @@ SHAPES = [
          (3, 4, 6), lambda x, s, r: F.pixel_unshuffle(x, 2), {"s": [-1, 3, 2, 2, 3, 2], "r": [-1, 12, 2, 3]}),
 ]  # fmt: skip
 
+
+def resize(name: str, attributes: str, sizes: list[int] | None, scales: list | None, **options) -> Case:
+    """options: as for torch's interpolate."""
+    inputs, constants = ("x, , , s", {"s": sizes}) if sizes else ("x, , s", {"s": np.float32(scales)})
+    return Case(f"Resize {name}", f"y = Resize<{attributes}>({inputs})", (2, 4, 6),
+                lambda x, s: F.interpolate(x, **options), constants)  # fmt: skip
+
+
+ASYMMETRIC = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
+HALF = 'axes=[2,3], coordinate_transformation_mode="half_pixel", mode='
+CORNERS = 'axes=[2,3], mode="linear", coordinate_transformation_mode="align_corners"'
+RESIZES = [
+    resize("nearest", ASYMMETRIC, None, [1, 1, 2, 2], scale_factor=2),
+    resize("nearest to sizes", "axes=[2,3], " + ASYMMETRIC, [7, 3], None, size=(7, 3)),
+    resize("linear", HALF + '"linear"', [9, 4], None, size=(9, 4), mode="bilinear"),
+    resize("linear by scale", HALF + '"linear"', None, [2.5, 1], mode="bilinear", scale_factor=(2.5, 1)),
+    resize("linear, corners aligned", CORNERS, [7, 6], None, size=(7, 6), mode="bilinear",
+           align_corners=True),
+    resize("cubic", HALF + '"cubic", cubic_coeff_a=-0.75', [7, 9], None, size=(7, 9), mode="bicubic"),
+]  # fmt: skip
+
 CASES = [
     *CONVOLUTIONS, *MATRICES, *ARITHMETIC, *ELEMENTWISE, *REDUCTIONS, *POOLS, *NORMALISATIONS, *SHAPES,
+    *RESIZES,
 ]  # fmt: skip
 
 
