@@ -52,8 +52,7 @@ class Graph:
     def _depending_on_x(self) -> set[str]:
         active = {self.x}
         for node in self.nodes:
-            nested = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)  # may read x unseen
-            if nested or (node.op_type not in FORWARD_ONLY and active.intersection(node.input)):
+            if node.op_type not in FORWARD_ONLY and active.intersection(_reads(node)):
                 active.update(node.output)
         return active - {""}
 
@@ -117,36 +116,39 @@ class Graph:
         return sizes
 
     def finish(self, metadata: dict[str, str], base: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the model with what its outputs need and nothing else; `base` gives opset and batch."""
+        """Return the model with what its outputs need and nothing else; `base` gives the opset."""
         needed, kept = {"logits", "value", "grad"}, []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 kept.append(node)
-                needed.update(name for name in node.input if name)
-        x = base.graph.input[0]
-        batch, classes = self.shape[self.logits]
-        labels = [
-            helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [batch]) for n in ("y", "loss", "target")
-        ]
-        outputs = [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-            for name, shape in (
-                ("logits", [batch, classes]),
-                ("value", [batch]),
-                ("grad", list(self.shape[self.x])),
-            )
-        ]
+                needed.update(_reads(node) - {""})
+        images, logits = list(self.shape[self.x]), list(self.shape[self.logits])
+        inputs = [_value("x", onnx.TensorProto.FLOAT, images)]
+        inputs += [_value(name, onnx.TensorProto.INT64, images[:1]) for name in ("y", "loss", "target")]
+        outputs = [("logits", logits), ("value", images[:1]), ("grad", images)]
         graph = helper.make_graph(
             kept[::-1],
             "gradient",
-            [x, *labels],
-            outputs,
+            inputs,
+            [_value(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs],
             [tensor for name, tensor in self.initializers.items() if name in needed],
         )
-        model = helper.make_model(graph, producer_name="dra_serve", opset_imports=base.opset_import)
+        domains = {node.domain for node in kept} | {""}
+        opsets = [opset for opset in base.opset_import if opset.domain in domains]
+        model = helper.make_model(graph, producer_name="dra_serve", opset_imports=opsets)
         model.ir_version = base.ir_version
         helper.set_model_props(model, metadata)
         return model
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Return what the node reads, the branches of an If or Loop included: they see the graph around them."""
+    inner = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+    return set(node.input).union(*(_reads(n) for graph in inner for n in graph.node))
+
+
+def _value(name: str, kind: int, shape: list[Dim]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def _dimension(sizes: Sequence[int]) -> Dim:

@@ -103,9 +103,16 @@ def _rename(graph: onnx.GraphProto) -> None:
     """Call the input x and the output logits; move inner values out of the way of our names."""
     names = {name: f"forward/{name}" for name in RESERVED}
     names |= {graph.input[0].name: "x", graph.output[0].name: "logits"}
+    _rename_in(graph, names)
+
+
+def _rename_in(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for branch in [attribute.g, *attribute.graphs]:  # reads names of the graph around it
+                _rename_in(branch, names)
     for value in [*graph.input, *graph.output, *graph.initializer]:
         value.name = names.get(value.name, value.name)
 

@@ -42,7 +42,7 @@ def model(
 
 
 def matrix_of(built):
-    return torch.from_numpy(numpy_helper.to_array(built.graph.initializer[0])).double()
+    return torch.tensor(numpy_helper.to_array(built.graph.initializer[0])).double()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
@@ -179,6 +179,20 @@ def test_names_are_ours_whatever_the_model_calls_things(question, errors_by_row)
     assert errors_by_row(asked.ask_onnx(gradient)[2], expected[2]).max() < 1e-5
 
 
+def test_branch_whose_outcome_does_not_depend_on_x_is_carried_along(question, errors_by_row):
+    """torch's old exporter writes such an If for squeeze; it reads names of the graph around it."""
+    body = (
+        "scale = If<then_branch = t () => (float[6] a) { a = Exp(loss) }, else_branch = e () => (float[6] b) "
+    )
+    body += "{ b = Neg(loss) }>(c) y = Mul(pixels, scale)"
+    loss = np.linspace(0.1, 1, 6, dtype=np.float32)
+    built = model(body, x="pixels", head="y", c=np.array(True), loss=loss)
+    asked = question.draw((5, 6), 4)
+    scale, matrix = torch.tensor(loss).double().exp(), matrix_of(built)
+    expected = asked.ask_torch(lambda x: (x * scale) @ matrix)
+    assert errors_by_row(asked.ask_onnx(differentiate(built))[2], expected[2]).max() < 1e-5
+
+
 def test_same_model_same_bytes_and_the_model_is_left_alone():
     built = model("e = Exp(x) s = Sigmoid(e) y = Mul(e, s)", head="y")
     before = built.SerializeToString(deterministic=True)
@@ -274,7 +288,11 @@ def test_constant_nodes_and_local_functions_are_understood(question, errors_by_r
     gradient = differentiate(built)
     assert errors_by_row(asked.ask_onnx(gradient)[2], expected[2]).max() < 1e-5
     assert not gradient.functions
-    assert {node.domain for node in gradient.graph.node} == {""}
+    assert (
+        {node.domain for node in gradient.graph.node}
+        == {opset.domain for opset in gradient.opset_import}
+        == {""}
+    )
 
 
 def test_without_onnx_the_extra_is_named_and_importing_costs_nothing():
