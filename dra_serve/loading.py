@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from dra_serve.errors import BadRequest, MissingExtra, ModelFolderError
@@ -64,7 +65,7 @@ def _load_onnx(path: Path) -> OnnxClassifier:
     return OnnxClassifier(path, _derived_gradient(path), classes=names, input_shape=input_shape)
 
 
-def _derived_gradient(path: Path) -> Path:
+def _derived_gradient(path: Path) -> Path | bytes:
     """Return the gradient graph of a forward file, from the cache if it was derived before."""
     from dra_serve import __version__
 
@@ -81,12 +82,18 @@ def _derived_gradient(path: Path) -> Path:
         model = onnx.load(path)  # with its external data, which onnx keeps inside the file's folder
     except Exception as error:  # protobuf's, onnx's and OSError, all for a file that is no model
         raise ModelFolderError("not a readable ONNX model", file=path.name) from error
-    gradient = differentiate(model)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = cached.with_suffix(f".{os.getpid()}.part")
-    onnx.save(gradient, unfinished)
-    unfinished.replace(cached)  # atomic: another process sees all of it or nothing
-    return cached
+    gradient: bytes = differentiate(model).SerializeToString()
+    with suppress(OSError):  # a read-only home or a full disk: then it is derived again next time
+        _write_whole(cached, gradient)
+    return gradient
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that another process sees whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
 
 
 def _cache_folder() -> Path:

@@ -250,7 +250,8 @@ def _read_config(path: Path) -> ModelConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ModelFolderError(f"{where}: {first['msg']}".removeprefix(": "), file=CONFIG) from error
+        message = first["msg"].removeprefix("Value error, ")  # ours name their field themselves
+        raise ModelFolderError(f"{where}: {message}" if where else message, file=CONFIG) from error
     except UserError as error:
         raise ModelFolderError(f"threat: {error.detail}", file=CONFIG) from error
 

@@ -1,6 +1,6 @@
 """Small real models for every test that needs one: built with onnx, run by ONNX Runtime, no training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,9 @@ CLASSES = ("cat", "dog", "ship", "truck")
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or leaves anything in the user's cache."""
     monkeypatch.setenv("DRA_SERVE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def margins(w, b, x):
 
 
 def long_steps(attack, eps):
-    """From a random start an l2 walk turns into the gradient's line; steps of eps halve the angle each time."""
+    """A random l2 start must turn into the gradient's line: steps of eps halve the angle each time."""
     return {"alpha": eps, "steps": 40} if attack.name == "pgd" else {}
 
 

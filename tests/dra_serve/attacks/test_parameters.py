@@ -77,7 +77,7 @@ def test_fgsm_has_no_steps_to_choose():
 def test_an_unknown_attack_names_the_known_ones(name):
     with pytest.raises(BadRequest, match="allowed: fgsm, pgd"):
         get_attack(name)
-    with pytest.raises(BadRequest, match="^attack: "):
+    with pytest.raises(BadRequest, match=r"^attack: "):
         attack(None, None, None, name)
 
 
