@@ -152,6 +152,7 @@ def test_sixteen_bit_grey_is_refused():
         images.decode(encoded(deep))
 
 
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")  # as in the service
 @pytest.mark.parametrize(
     ("width", "height"), [(13_000, 13_000), (10_000, 9_000), (4097, 4096), (60_000, 60_000)]
 )
