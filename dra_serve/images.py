@@ -88,30 +88,39 @@ def _to_rgb(image: Image.Image, field: str) -> np.ndarray:
 def fit(
     pixels: np.ndarray, input_shape: tuple[int, int, int], *, resize: bool, field: str = "image"
 ) -> np.ndarray:
-    """Return pixels (H, W, 3) in the model's height and width.
+    """Return pixels (H, W, 3) in the model's height, width and channels: (H, W, C).
 
-    input_shape: (C, H, W). With resize, the largest centred part of the right proportions is scaled by
+    input_shape: (C, H, W), C = 3 or 1; for 1 channel the luminance (ITU-R 601), exact for grey pixels.
+    With resize, the largest centred part of the right proportions is scaled by
     Pillow's bicubic filter (antialiased when shrinking); without it, another size raises BadRequest
     naming both.
     """
-    _, height, width = input_shape
+    channels, height, width = input_shape
     if pixels.shape[:2] == (height, width):
-        return pixels
+        return _with_channels(pixels, channels)
     if not resize:
         given = f"{pixels.shape[1]} x {pixels.shape[0]} pixels (width x height)"
         raise BadRequest(field, given=given, allowed=f"{width} x {height}, or any size with resize=true")
     scaled = ImageOps.fit(Image.fromarray(pixels), (width, height), method=Image.Resampling.BICUBIC)
-    return np.array(scaled)
+    return _with_channels(np.array(scaled), channels)
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    if channels == 3:
+        return pixels
+    if channels == 1:
+        return np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
+    raise BadRequest("model", given=f"{channels} input channels", allowed="models of RGB or grey images")
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 (H, W, 3) or (N, H, W, 3) as float32 (N, 3, H, W) in [0, 1]; k becomes k/255."""
+    """Return uint8 (H, W, C) or (N, H, W, C) as float32 (N, C, H, W) in [0, 1]; k becomes k/255."""
     batch = pixels[None] if pixels.ndim == 3 else pixels
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
 
 
 def to_pixels(x: np.ndarray) -> np.ndarray:
-    """Return float (N, 3, H, W) in [0, 1] as uint8 (N, H, W, 3), rounded to the nearest k/255."""
+    """Return float (N, C, H, W) in [0, 1] as uint8 (N, H, W, C), rounded to the nearest k/255."""
     levels: np.ndarray = np.rint(x * 255).astype(np.uint8)
     return levels.transpose(0, 2, 3, 1)
 
@@ -134,9 +143,10 @@ def round_into_ball(x_adv: np.ndarray, x: np.ndarray, eps: float, norm: str) -> 
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Return uint8 (H, W, 3) as a PNG file, lossless and without metadata."""
+    """Return uint8 (H, W, 3) or (H, W, 1) as a PNG file, lossless and without metadata."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    grey = pixels.shape[2] == 1
+    Image.fromarray(pixels[:, :, 0] if grey else pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

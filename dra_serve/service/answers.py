@@ -1,0 +1,230 @@
+"""Predictions and attacks on pixels: the one home of what HTTP, the demo and the command line answer.
+
+Pixels in, plain values out; no bytes, no JSON, no server. The verdict of an attack is the model's answer
+to the image rounded to 8 bits, because that is the image a file or a camera would really deliver.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dra_serve.attacks import AttackResult, PgdParameters, StepReport, get_attack
+from dra_serve.classifier import Prediction
+from dra_serve.errors import BadRequest
+from dra_serve.images import round_into_ball, to_float, to_pixels
+from dra_serve.onnx_classifier import OnnxClassifier
+
+TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRequest:
+    """What to do to each model.
+
+    options: the parameters somebody chose (norm, eps, alpha, steps, ...); the attack's defaults fill the
+    rest, and one it does not have is an error. label: the class to lead away from, by default each
+    model's own prediction on the clean image. target: the class to lead to, by default any other.
+    """
+
+    attack: str = "pgd"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    target: str | None = None
+    top_k: int = TOP_K
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where the attack on one model stands. step: 1-based; pixels: the current image, uint8 (H, W, C)."""
+
+    model: str
+    step: int
+    steps: int
+    loss: float
+    success: bool
+    prediction: Prediction
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """What the attack on one model came to; `adversarial`, `linf`, `l2` and `success` are of `pixels`.
+
+    label: the class it led away from. pixels: uint8 (H, W, C). linf, l2: distance from the clean image
+    in units of x. complete: False if a deadline or a disconnect came before the end of the budget.
+    """
+
+    model: str
+    label: str
+    clean: Prediction
+    adversarial: Prediction
+    pixels: np.ndarray
+    success: bool
+    linf: float
+    l2: float
+    steps_done: int
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackAnswer:
+    """parameters: every value in force. transfer[source][target]: whether source's image fools target."""
+
+    request: AttackRequest
+    parameters: PgdParameters
+    results: tuple[Attacked, ...]
+    transfer: dict[str, dict[str, bool]]
+
+
+OnStep = Callable[[Step], bool | None]
+"""Called after every step of every model; returning False ends the whole attack."""
+
+
+def predict_pixels(
+    model: OnnxClassifier, pixels: Sequence[np.ndarray], *, top_k: int = TOP_K
+) -> list[Prediction]:
+    """Return one Prediction an image. pixels: uint8 (H, W, C) each, in the model's own size."""
+    logits = model.logits(to_float(np.stack(pixels)))
+    return [to_prediction(row, model.classes, top_k) for row in logits]
+
+
+def to_prediction(logits: np.ndarray, classes: Sequence[str], top_k: int = TOP_K) -> Prediction:
+    """Return the answer in one row of logits (K,): softmax scores, best first, ties in class order."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    probs = shifted / shifted.sum()
+    best = np.argsort(-logits, kind="stable")[:top_k]
+    top = tuple((classes[k], float(probs[k])) for k in best)
+    return Prediction(label=top[0][0], score=top[0][1], top=top)
+
+
+def attack_models(
+    models: Sequence[OnnxClassifier],
+    pixels: np.ndarray,
+    request: AttackRequest,
+    on_step: OnStep | None = None,
+    deadline: float | None = None,
+) -> AttackAnswer:
+    """Return the attack on each model, one after the other, and who else falls for the images found.
+
+    pixels: uint8 (H, W, C). deadline: a `time.monotonic()` moment; each model gets an equal share of
+    the time left, so the last one is not the one that pays. Raises BadRequest naming the field before
+    anything runs.
+    """
+    parameters = check_attack(models, request)
+    x = to_float(pixels)
+    stopped = False
+
+    def watch(step: Step) -> bool | None:
+        nonlocal stopped
+        stopped = stopped or (on_step is not None and on_step(step) is False)
+        return False if stopped else None
+
+    results = []
+    for done, model in enumerate(models):
+        results.append(
+            _attack_one(model, x, request, parameters, watch, _share(deadline, len(models) - done))
+        )
+    return AttackAnswer(
+        request=request,
+        parameters=parameters,
+        results=tuple(results),
+        transfer=_transfer(models, results, request.target),
+    )
+
+
+def check_attack(models: Sequence[OnnxClassifier], request: AttackRequest) -> PgdParameters:
+    """Return the parameters in force; raise BadRequest naming the field that cannot be."""
+    if not models:
+        raise BadRequest("models", given="none", allowed="at least one model")
+    first = models[0]
+    for model in models:
+        if not model.has_gradient:
+            raise BadRequest("models", given=model.name, allowed="models with a gradient graph")
+        if (model.classes, model.input_shape) != (first.classes, first.input_shape):
+            allowed = f"models with the classes and the input of {first.name}, to attack them together"
+            raise BadRequest("models", given=model.name, allowed=allowed)
+    for name, value in (("label", request.label), ("target", request.target)):
+        if value is not None and value not in first.classes:
+            raise BadRequest(name, given=value, allowed=", ".join(first.classes))
+    if request.target is not None and request.target == request.label:
+        raise BadRequest("target", given=request.target, allowed="another class than label")
+    return get_attack(request.attack).resolve(first.input_shape, **request.options)
+
+
+def _share(deadline: float | None, models_left: int) -> float | None:
+    if deadline is None:
+        return None
+    now = time.monotonic()
+    return now + max(deadline - now, 0.0) / models_left
+
+
+def _attack_one(
+    model: OnnxClassifier,
+    x: np.ndarray,
+    request: AttackRequest,
+    parameters: PgdParameters,
+    on_step: OnStep,
+    deadline: float | None,
+) -> Attacked:
+    classes = model.classes
+    clean = to_prediction(model.logits(x)[0], classes, request.top_k)
+    label = request.label or clean.label
+
+    def report(step: StepReport) -> bool | None:
+        return on_step(
+            Step(
+                model=model.name,
+                step=step.step,
+                steps=step.steps,
+                loss=float(step.loss[0]),
+                success=bool(step.success[0]),
+                prediction=to_prediction(step.logits[0], classes, request.top_k),
+                pixels=to_pixels(step.x_adv)[0],
+            )
+        )
+
+    target = None if request.target is None else np.array([classes.index(request.target)])
+    result: AttackResult = get_attack(request.attack)(
+        model,
+        x,
+        np.array([classes.index(label)]),
+        target=target,
+        deadline=deadline,
+        on_step=report,
+        **request.options,
+    )
+    rounded = round_into_ball(result.x_adv, x, parameters.eps, parameters.norm)
+    adversarial = to_prediction(model.logits(rounded)[0], classes, request.top_k)
+    delta = (rounded - x).astype(np.float64)
+    return Attacked(
+        model=model.name,
+        label=label,
+        clean=clean,
+        adversarial=adversarial,
+        pixels=to_pixels(rounded)[0],
+        success=_fooled(adversarial.label, label, request.target),
+        linf=float(np.abs(delta).max()),
+        l2=float(np.linalg.norm(delta)),
+        steps_done=int(result.steps_done[0]),
+        complete=result.complete,
+    )
+
+
+def _fooled(predicted: str, label: str, target: str | None) -> bool:
+    return predicted != label if target is None else predicted == target
+
+
+def _transfer(
+    models: Sequence[OnnxClassifier], results: Sequence[Attacked], target: str | None
+) -> dict[str, dict[str, bool]]:
+    """Return fooled[source][victim]: each victim judged by its own label on the source's 8-bit image."""
+    images = to_float(np.stack([result.pixels for result in results]))
+    fooled: dict[str, dict[str, bool]] = {result.model: {} for result in results}
+    for model, victim in zip(models, results, strict=True):
+        for source, row in zip(results, model.logits(images), strict=True):
+            predicted = model.classes[int(row.argmax())]
+            fooled[source.model][victim.model] = _fooled(predicted, victim.label, target)
+    return fooled

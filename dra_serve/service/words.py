@@ -1,0 +1,75 @@
+"""What happened, in a sentence: the same words on the page, in the terminal and in a log of a talk."""
+
+from dra_serve.attacks import PgdParameters
+from dra_serve.classifier import Prediction
+from dra_serve.service.answers import AttackAnswer, Attacked
+
+
+def describe(answer: AttackAnswer) -> list[str]:
+    """Return one sentence a model, then one on transfer if more than one model was attacked."""
+    sentences = [verdict(attacked, answer) for attacked in answer.results]
+    if len(answer.results) > 1:
+        sentences.append(_transfer(answer))
+    return sentences
+
+
+def verdict(attacked: Attacked, answer: AttackAnswer) -> str:
+    """Return what the attack did to this model.
+
+    For example: "dra withstood the attack (linf, eps 8/255, 20 steps): still cat at 61 %, was 74 %."
+    """
+    before, after = attacked.clean, attacked.adversarial
+    target = answer.request.target
+    budget = _budget(answer.parameters)
+    if before.label != attacked.label and target is None:
+        return f"{attacked.model} was wrong before any attack: it takes the clean image for {_sure(before)}."
+    if attacked.success and attacked.steps_done == 0:
+        return f"{attacked.model} needed no attack step: it says {_sure(after)}."
+    if attacked.success:
+        steps = "1 step" if attacked.steps_done == 1 else f"{attacked.steps_done} steps"
+        return f"{attacked.model} was fooled after {steps} ({budget}): {before.label} became {_sure(after)}."
+    if not attacked.complete:
+        return f"{attacked.model} was not fooled in the time given ({budget}): it says {_sure(after)}."
+    if target is not None:
+        return f"{attacked.model} was not led to {target} ({budget}): it says {_sure(after)}."
+    return (
+        f"{attacked.model} withstood the attack ({budget}): still {after.label} at {percent(after.score)}, "
+        f"was {percent(before.score)}."
+    )
+
+
+def format_radius(eps: float) -> str:
+    """Return eps as people write it: "8/255" on the 8-bit grid, otherwise three digits."""
+    levels = eps * 255
+    if levels > 0 and abs(levels - round(levels)) < 1e-6 * levels:
+        return f"{round(levels)}/255"
+    return f"{eps:.3g}"
+
+
+def percent(score: float) -> str:
+    """Return a probability as "61 %", never rounded up to a certainty it is not."""
+    if 0.995 <= score < 1:
+        return "over 99 %"
+    if 0 < score < 0.005:
+        return "under 1 %"
+    return f"{100 * score:.0f} %"
+
+
+def _sure(prediction: Prediction) -> str:
+    return f"{prediction.label} ({percent(prediction.score)})"
+
+
+def _budget(p: PgdParameters) -> str:
+    steps = "1 step" if p.steps == 1 else f"{p.steps} steps"
+    restarts = "" if p.restarts == 1 else f" x {p.restarts} restarts"
+    return f"{p.norm}, eps {format_radius(p.eps)}, {steps}{restarts}"
+
+
+def _transfer(answer: AttackAnswer) -> str:
+    crossings = [
+        f"{source}'s image also fools {victim}"
+        for source, row in answer.transfer.items()
+        for victim, fooled in row.items()
+        if source != victim and fooled
+    ]
+    return f"{'; '.join(crossings)}." if crossings else "No image fools another model than its own."
