@@ -18,7 +18,7 @@ from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.checks import check_images, check_labels
 from dra_serve.classifier import Array, Classifier, Loss
-from dra_serve.errors import BadRequest
+from dra_serve.errors import BadRequest, NoGradient
 
 MAX_INDEX = 2**53  # what JSON carries exactly
 
@@ -107,7 +107,7 @@ def pgd(
     every batch. deadline: a `time.monotonic()` moment, looked at before each gradient.
     on_step: called after each step with a StepReport; returning False ends the attack.
 
-    Raises BadRequest naming the field; NoGradient if the model has no gradient.
+    Raises BadRequest naming the field; NoGradient if the model has no gradient or a non-finite one.
     """
     parameters = resolve(
         model.input_shape,
@@ -159,6 +159,7 @@ def _climb(
             return False
         if taken < p.steps:
             logits, loss, grad = progress.goal.gradient(model, progress.x_adv)
+            _require_finite(grad)
         else:  # nothing follows the last iterate: the forward graph is enough
             logits, grad = model.logits(progress.x_adv), None
             loss = progress.goal.value(logits)
@@ -170,6 +171,13 @@ def _climb(
             break
         progress.x_adv = _step(ball, progress.x, progress.x_adv, grad, eps=p.eps, alpha=p.alpha)
     return True
+
+
+def _require_finite(grad: Array) -> None:
+    """Raise NoGradient at a nan: standing still there would count the image as robust."""
+    xp = array_namespace(grad)
+    if not bool(xp.all(xp.isfinite(grad))):
+        raise NoGradient("the model's gradient is not finite, so nothing can be said of it", field="model")
 
 
 def _check(

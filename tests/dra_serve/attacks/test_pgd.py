@@ -8,6 +8,7 @@ import pytest
 
 from dra_serve.attacks import perturb, pgd, random_start
 from dra_serve.attacks.norms import NORMS
+from dra_serve.errors import NoGradient
 
 EPS = {"linf": 0.01, "l2": 0.1}
 
@@ -156,6 +157,18 @@ def test_a_deadline_on_the_way_keeps_the_best_so_far(model, x, y):
     assert not result.complete
     assert 0 < result.steps_done.max() < 100
     assert result.success.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_gradient_is_an_error_not_robustness(model, x, y, value, monkeypatch):
+    def broken(*arguments):
+        logits, loss, grad = type(model).loss_and_grad(model, *arguments)
+        grad[3, 0, 0, 0] = value
+        return logits, loss, grad
+
+    monkeypatch.setattr(model, "loss_and_grad", broken)
+    with pytest.raises(NoGradient, match="not finite"):
+        pgd(model, x, y, eps=0.004)
 
 
 def test_a_smaller_ball_fools_fewer(model, x, y):
