@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
-from training.torch_classifier import TorchClassifier
 
 from dra_serve.attacks import pgd
 from dra_serve.attacks.losses import LOSS_FUNCTIONS
 from dra_serve.classifier import LOSSES, Loss
 from dra_serve.onnx_classifier import OnnxClassifier
+from training.torch_classifier import TorchClassifier
 
 BATCHES = (1, 5, 32)
 TOLERANCE = 1e-5  # relative, of an example's logits, value or gradient

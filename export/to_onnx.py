@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from torch import nn
 
 from dra_serve.errors import DraServeError, ModelFolderError
 from dra_serve.gradient_graph import differentiate
@@ -44,11 +45,25 @@ class Export:
 def export(folder: Path) -> Export:
     """Write both graphs of the network in `folder` and renew its SHA256SUMS.
 
-    folder: holds config.json and model.safetensors. Nothing is written unless both graphs agree with
-    torch. Raises ParityError saying where they do not; NoDerivative if the network uses an operator
-    without a rule; ModelFolderError for a folder without config or weights.
+    folder: holds config.json and model.safetensors. Raises as `write_graphs`, and ModelFolderError for
+    a folder without config or weights.
     """
-    config, network = _read(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelFolderError("missing", file=name)
+    try:
+        config = ModelConfig.model_validate_json((folder / CONFIG).read_bytes())
+    except ValidationError as error:
+        raise ModelFolderError(str(error.errors(include_url=False)[0]["msg"]), file=CONFIG) from error
+    return write_graphs(folder, HubClassifier.from_pretrained(folder), config)
+
+
+def write_graphs(folder: Path, network: nn.Module, config: ModelConfig) -> Export:
+    """Write both graphs of `network` into `folder` and renew its SHA256SUMS.
+
+    Nothing is written unless both graphs agree with torch. Raises ParityError saying where they do not;
+    NoDerivative if the network uses an operator without a rule.
+    """
     started = time.perf_counter()
     forward_model = forward_graph(network, config.input_shape)
     exported = time.perf_counter()
@@ -71,18 +86,6 @@ def export(folder: Path) -> Export:
         gradient_seconds=differentiated - exported,
         findings=findings,
     )
-
-
-def _read(folder: Path) -> tuple[ModelConfig, HubClassifier]:
-    """Return config and network; there may be no sums yet, and no graphs."""
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ModelFolderError("missing", file=name)
-    try:
-        config = ModelConfig.model_validate_json((folder / CONFIG).read_bytes())
-    except ValidationError as error:
-        raise ModelFolderError(str(error.errors(include_url=False)[0]["msg"]), file=CONFIG) from error
-    return config, HubClassifier.from_pretrained(folder)
 
 
 def main(
