@@ -33,7 +33,10 @@ def bundled(folder: Path = ROOT / "dra_serve" / "bundled") -> str:
         notes.append(_training_note(name, config))
     if not rows:
         return "Not trained yet: `dra_serve/bundled/` holds no receipts."
-    head = "| model | attack | n | clean | robust (95 % interval) | robust, 8-bit image |\n|---|---|---|---|---|---|"
+    head = (
+        "| model | attack | n | clean | robust (95 % interval) | robust, 8-bit image |\n"
+        "|---|---|---|---|---|---|"
+    )
     return "\n".join([head, *rows, "", *notes])
 
 
@@ -54,7 +57,7 @@ def _row(model: str, receipt: dict[str, Any]) -> str:
 
 def _attack(attack: dict[str, Any]) -> str:
     """Return an attack as papers write it: `PGD-50 x 5` is 50 steps from each of 5 random starts."""
-    text = attack["name"].upper()
+    text = str(attack["name"]).upper()
     if "steps" in attack:
         text += f"-{attack['steps']}"
     if attack.get("restarts", 1) > 1:
