@@ -1,0 +1,152 @@
+"""The README is true: what it says to type is typed, and what it names is there.
+
+Run as written, on another port than 3000: the requests against a server started by `dra-serve serve`,
+the Python lines, the command lines of the package. Training, export and push take minutes or an
+account: of those, the command's file and every option are checked here, and the work itself by the
+tests of their rooms. `make run` from nothing is CI's (.ci/run).
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs.readme import Block, blocks
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+STARTS_WITHIN = 120  # s; about 10 on a quiet machine
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OURS = re.compile(r"`((?:dra_serve|training|export|app|benchmarks|docs|tests)/[\w./-]*)`")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server started as the README says, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = int(probe.getsockname()[1])
+    log = tmp_path_factory.mktemp("readme") / "server.log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [BIN / "dra-serve", "serve", "--port", str(number)], cwd=ROOT, stdout=out, stderr=out
+        )
+    try:
+        _await_ready(number, server, log)
+        yield number
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def _await_ready(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the server ended:\n{log.read_text()}"
+        try:
+            with urllib.request.urlopen(f"http://localhost:{port}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise AssertionError(f"not ready after {STARTS_WITHIN} s:\n{log.read_text()}")
+
+
+def commands(needs: str, *, port: int = 3000) -> list[str]:
+    found = [block for block in blocks(needs) if block.language == "console"]
+    return [command for block in found for command in block.commands(port=port)]
+
+
+def shell(command: str) -> str:
+    """Return stdout of a README line; `.venv/bin` is the environment that runs the tests."""
+    here = command.replace(".venv/bin/", f"{BIN}/")
+    done = subprocess.run(["bash", "-c", here], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", commands("served"))
+def test_request_is_answered(command: str, port: int) -> None:
+    strict = command.replace("localhost:3000", f"localhost:{port}").replace(
+        "curl ", "curl --fail-with-body ", 1
+    )
+    assert shell(strict).startswith("{")
+
+
+@pytest.mark.parametrize("command", commands("installed"))
+def test_command_line_of_the_package_runs(command: str) -> None:
+    assert shell(command).strip()
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("installed") if b.language == "python"])
+def test_python_lines_run(block: Block) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block.text], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "->" in done.stdout
+
+
+SCRIPTS = [
+    command
+    for block in blocks()
+    if block.language == "console"
+    for command in block.commands()
+    if command.startswith(".venv/bin/python ")
+]
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_script_exists_and_knows_its_options(command: str) -> None:
+    script, *words = shlex.split(command)[1:]
+    told = subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert option in told.stdout, f"{script} --help does not list {option}"
+
+
+def test_make_commands_exist() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text(encoding="utf-8"))
+    }
+    assert {"run", "test", "check"} <= named
+    assert named <= {line.split()[1] for line in listed.splitlines()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_and_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    missing = [path for path in OURS.findall(text) if not (ROOT / path).exists()]
+    missing += [f"{link}#{anchor}" for link, anchor in LINK.findall(text) if not _leads(page, link, anchor)]
+    assert not missing, f"{page.relative_to(ROOT)} names what is not there: {missing}"
+
+
+def _leads(page: Path, link: str, anchor: str) -> bool:
+    target = (page.parent / link).resolve() if link else page
+    if not target.exists():
+        return False
+    if not anchor:
+        return True
+    titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
