@@ -15,7 +15,6 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 #   make test TORCH=torch==2.13.0
 TORCH ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu --retries 1
 
-SOURCES := dra_serve app training export benchmarks docs tests
 TYPED := dra_serve app training export benchmarks docs
 
 .DEFAULT_GOAL := help
@@ -31,14 +30,14 @@ test: $(VENV)/.test ## every test, the browser's included (needs Debian's chromi
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test ## format, lint, types, generated docs up to date
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/python -m docs.tables --check
 
 format: $(VENV)/.test ## rewrite the sources in the house's format
-	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.serve ## rewrite the tables that are generated from receipts
 	$(BIN)/python -m docs.tables
