@@ -198,7 +198,7 @@ def _attack_one(
     )
     rounded = round_into_ball(result.x_adv, x, parameters.eps, parameters.norm)
     adversarial = to_prediction(model.logits(rounded)[0], classes, request.top_k)
-    delta = (rounded - x).astype(np.float64)
+    delta = np.rint(255 * (rounded - x).astype(np.float64)) / 255  # both on the 8-bit grid: exact
     return Attacked(
         model=model.name,
         label=label,

@@ -1,0 +1,70 @@
+"""How much work is let in: a few threads, a bounded queue, and a flag that says nobody waits any more."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from dra_serve.errors import Overloaded
+from dra_serve.service.problems import ClientGone
+
+T = TypeVar("T")
+Work = Callable[[threading.Event], T]
+"""Runs in a thread; looks at the event now and then, and ends early once it is set."""
+
+
+class Pool:
+    """`threads` pieces of work at once and `queue` more waiting; another one raises Overloaded."""
+
+    def __init__(self, name: str, *, threads: int, queue: int, retry_after: int) -> None:
+        self.name = name
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"dra-{name}")
+        self._places = threading.BoundedSemaphore(threads + queue)
+        self._retry_after = retry_after
+
+    def submit(self, work: Work[T], stop: threading.Event) -> Future[T]:
+        """Return the future of work(stop); Overloaded if every place is taken."""
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(f"the queue of {self.name} is full; try again", retry_after=self._retry_after)
+        future = self._executor.submit(work, stop)
+        future.add_done_callback(lambda _: self._places.release())
+        return future
+
+    async def run(self, work: Work[T], request: Request) -> T:
+        """Return the result of work(stop). If the client leaves, set `stop` and raise ClientGone.
+
+        The request's body must have been read: what comes after it is the disconnect.
+        """
+        stop = threading.Event()
+        job: asyncio.Future[T] = asyncio.wrap_future(self.submit(work, stop))
+        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnect(request))
+        first: list[asyncio.Future[Any]] = [job, gone]
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                raise ClientGone("the client closed the connection")
+            return job.result()
+        finally:
+            stop.set()
+            job.cancel()  # takes it out of the queue; work that has begun ends by the flag
+            gone.cancel()
+
+    def close(self) -> None:
+        """Take nothing more; wait for what runs."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+class Traffic:
+    """The requests that a shutdown waits for, and whether one has begun. One per process."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.draining = False
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,67 @@
+"""The demo at /ui: attack the loaded models in the browser, live and side by side.
+
+    picture.py   an example or an upload, and the words about it
+    live.py      an attack in a thread, its steps as they happen
+    view.py      values -> HTML and SVG, everything escaped; knows neither Gradio nor models
+    handlers.py  what each button does
+    page.py      the layout and the wiring, in Gradio
+
+Gradio takes 8 s to import, so nothing here imports it before `build` or `mount` is called.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dra_serve.errors import MissingExtra
+from dra_serve.service.registry import Registry
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from fastapi import FastAPI
+
+PATH = "/ui"
+EXAMPLES = Path(__file__).parents[2] / "bundled" / "examples"
+ATTACK_SECONDS = 20
+
+# Read by Gradio when it is imported: the page asks no other host for anything.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def build(
+    registry: Registry, *, examples: Path = EXAMPLES, attack_seconds: float = ATTACK_SECONDS
+) -> "gr.Blocks":
+    """Return the page over these models.
+
+    examples: a folder of PNG files in the models' own size; others in it are left out.
+    attack_seconds: the budget of one attack; then the best image so far is judged.
+    Raises MissingExtra without gradio.
+    """
+    _require_gradio()
+    from dra_serve.service.ui.page import build_page
+
+    return build_page(registry, examples=examples, attack_seconds=attack_seconds)
+
+
+def mount(
+    app: "FastAPI",
+    registry: Registry,
+    *,
+    examples: Path = EXAMPLES,
+    attack_seconds: float = ATTACK_SECONDS,
+) -> "FastAPI":
+    """Return `app` with the page at /ui; arguments and errors as in `build`.
+
+    One process only: Gradio's queue and sessions live in memory.
+    """
+    _require_gradio()
+    from dra_serve.service.ui.page import mount_page
+
+    return mount_page(app, build(registry, examples=examples, attack_seconds=attack_seconds), path=PATH)
+
+
+def _require_gradio() -> None:
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("gradio", "ui") from error
