@@ -7,7 +7,7 @@ to the image rounded to 8 bits, because that is the image a file or a camera wou
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from dra_serve.attacks import AttackResult, PgdParameters, StepReport, get_attac
 from dra_serve.classifier import Prediction
 from dra_serve.errors import BadRequest
 from dra_serve.images import round_into_ball, to_float, to_pixels
-from dra_serve.onnx_classifier import OnnxClassifier
+
+if TYPE_CHECKING:  # a client reads answers without ONNX Runtime
+    from dra_serve.onnx_classifier import OnnxClassifier
 
 TOP_K = 5
 
@@ -84,7 +86,7 @@ OnStep = Callable[[Step], bool | None]
 
 
 def predict_pixels(
-    model: OnnxClassifier, pixels: Sequence[np.ndarray], *, top_k: int = TOP_K
+    model: "OnnxClassifier", pixels: Sequence[np.ndarray], *, top_k: int = TOP_K
 ) -> list[Prediction]:
     """Return one Prediction an image. pixels: uint8 (H, W, C) each, in the model's own size."""
     logits = model.logits(to_float(np.stack(pixels)))
@@ -101,7 +103,7 @@ def to_prediction(logits: np.ndarray, classes: Sequence[str], top_k: int = TOP_K
 
 
 def attack_models(
-    models: Sequence[OnnxClassifier],
+    models: Sequence["OnnxClassifier"],
     pixels: np.ndarray,
     request: AttackRequest,
     on_step: OnStep | None = None,
@@ -135,7 +137,7 @@ def attack_models(
     )
 
 
-def check_attack(models: Sequence[OnnxClassifier], request: AttackRequest) -> PgdParameters:
+def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> PgdParameters:
     """Return the parameters in force; raise BadRequest naming the field that cannot be."""
     if not models:
         raise BadRequest("models", given="none", allowed="at least one model")
@@ -162,7 +164,7 @@ def _share(deadline: float | None, models_left: int) -> float | None:
 
 
 def _attack_one(
-    model: OnnxClassifier,
+    model: "OnnxClassifier",
     x: np.ndarray,
     request: AttackRequest,
     parameters: PgdParameters,
@@ -218,7 +220,7 @@ def _fooled(predicted: str, label: str, target: str | None) -> bool:
 
 
 def _transfer(
-    models: Sequence[OnnxClassifier], results: Sequence[Attacked], target: str | None
+    models: Sequence["OnnxClassifier"], results: Sequence[Attacked], target: str | None
 ) -> dict[str, dict[str, bool]]:
     """Return fooled[source][victim]: each victim judged by its own label on the source's 8-bit image."""
     images = to_float(np.stack([result.pixels for result in results]))

@@ -18,7 +18,7 @@ from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.admission import Pool, Traffic
 from dra_serve.service.answers import AttackAnswer, predict_pixels
 from dra_serve.service.attack_job import AttackJob, AttackStream
-from dra_serve.service.guard import MAX_BODY, Guard
+from dra_serve.service.guard import Guard
 from dra_serve.service.inputs import Inputs, read_inputs
 from dra_serve.service.metrics import Metrics
 from dra_serve.service.openapi import describe_body, problems
@@ -111,7 +111,6 @@ def create_app(registry: Registry, settings: Settings, traffic: Traffic | None =
         summary="Predictions of robust image classifiers, and attacks on them.",
         docs_url=None,  # FastAPI's pages load their scripts from a CDN; ours is docs.html
         redoc_url=None,
-        max_body_size=MAX_BODY,
     )
     app.state.service = service
     app.add_middleware(Guard, traffic=service.traffic, metrics=service.metrics)

@@ -21,6 +21,7 @@ from dra_serve.service.problems import ClientGone, SlowBody, problem_response, u
 
 MAX_BODY = 32 * 2**20
 BODY_SECONDS = 30
+_TOO_LARGE = f"body: more than {MAX_BODY:,} bytes"
 _WORK = "/v1/"
 
 
@@ -64,7 +65,7 @@ class Guard:
 
         try:
             self._refuse_early(scope)
-            await self.app(scope, _with_deadline(receive), send_marked)
+            await self.app(scope, _limited(receive), send_marked)
             return
         except ClientGone as error:
             exchange.status = error.status
@@ -82,7 +83,7 @@ class Guard:
             raise ShuttingDown("the service is shutting down; another instance may answer", retry_after=5)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > MAX_BODY:
-            raise TooLarge(f"body: {int(declared):,} bytes; at most {MAX_BODY:,}", field="body")
+            raise TooLarge(_TOO_LARGE, field="body")
 
     def _record(self, exchange: _Exchange, scope: Scope) -> None:
         seconds = time.monotonic() - exchange.started
@@ -100,13 +101,16 @@ class Guard:
         )
 
 
-def _with_deadline(receive: Receive) -> Receive:
-    """Return receive, raising SlowBody if the body is not complete after BODY_SECONDS."""
-    end = time.monotonic() + BODY_SECONDS
-    complete = False
+def _limited(receive: Receive) -> Receive:
+    """Return receive, raising SlowBody after BODY_SECONDS and TooLarge after MAX_BODY bytes.
 
-    async def receive_in_time() -> Message:
-        nonlocal complete
+    FastAPI's own `max_body_size` answers text/plain, and in place of our answer.
+    """
+    end = time.monotonic() + BODY_SECONDS
+    size, complete = 0, False
+
+    async def receive_limited() -> Message:
+        nonlocal size, complete
         if complete:
             return await receive()
         try:
@@ -114,9 +118,12 @@ def _with_deadline(receive: Receive) -> Receive:
         except TimeoutError as error:
             raise SlowBody(f"body: not complete after {BODY_SECONDS} s", field="body") from error
         complete = not message.get("more_body", False)
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
+            raise TooLarge(_TOO_LARGE, field="body")
         return message
 
-    return receive_in_time
+    return receive_limited
 
 
 def _template(scope: Scope) -> str:

@@ -92,7 +92,6 @@ _OURS = "the fault is ours; the request id in the X-Request-Id header finds it i
 _FRAMEWORK = {
     404: ("Not found", "there is nothing here; GET /openapi.json lists what there is"),
     405: ("Method not allowed", "allowed here: {allow}"),
-    413: ("Too large", "body: more bytes than a request may have"),
 }
 
 
