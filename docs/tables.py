@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dra_serve.attacks.norms import parse_radius
+from dra_serve.service.words import format_radius
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)
 
@@ -42,7 +45,7 @@ def bundled(folder: Path = ROOT / "dra_serve" / "bundled") -> str:
 
 def _row(model: str, receipt: dict[str, Any]) -> str:
     low, high = receipt["wilson_95"]
-    attack = f"{_attack(receipt['attack'])}, {receipt['norm']} {_radius(receipt['eps'])}"
+    attack = f"{_attack(receipt['attack'])}, {receipt['norm']} {format_radius(parse_radius(receipt['eps']))}"
     robust = f"{_percent(receipt['robust_accuracy'])} ({_percent(low)} to {_percent(high)})"
     cells = (
         model,
@@ -63,14 +66,6 @@ def _attack(attack: dict[str, Any]) -> str:
     if attack.get("restarts", 1) > 1:
         text += f" x {attack['restarts']}"
     return text
-
-
-def _radius(eps: float | str) -> str:
-    """Return a radius in 255ths where it is a whole number of them, else as it stands."""
-    if isinstance(eps, str):
-        return eps
-    steps = eps * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
 def _percent(share: float) -> str:

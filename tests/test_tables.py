@@ -10,7 +10,7 @@ from docs.tables import PAGES, ROOT, bundled, fill
 RECEIPT = {
     "attack": {"name": "pgd", "steps": 50, "restarts": 5},
     "norm": "linf",
-    "eps": 8 / 255,
+    "eps": "8/255",
     "n": 10_000,
     "clean_accuracy": 0.6554,
     "robust_accuracy": 0.4126,
