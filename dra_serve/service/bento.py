@@ -60,6 +60,7 @@ class _Dra:
 
     def __init__(self) -> None:
         logging.getLogger("bentoml").setLevel(logging.WARNING)
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what we answer with 400
         self._app = create_app(load_registry(), settings, traffic)
         self._running = AsyncExitStack()
         _later.app = self._app

@@ -83,14 +83,15 @@ def _serve_here(settings: Settings, listener: socket.socket) -> None:
 
 
 def _serve_with_supervisor(settings: Settings, host: str, port: int) -> None:
+    os.environ.setdefault("BENTOML_QUIET", "true")  # stderr is for our one line a request
     from dra_serve.service.bento import Service, load_registry
 
     names = [model.name for model in load_registry()]  # a worker with a broken model is respawned for ever
     load_registry.cache_clear()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     server = Service.serve_http(host=host, port=port, threaded=True)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # after the supervisor, which has set its own by now
+        signal.signal(number, lambda *_: ended.set())
     try:
         _wait_until_ready(host, port, ended)
         if not ended.is_set():

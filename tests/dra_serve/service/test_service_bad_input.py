@@ -213,7 +213,7 @@ def test_the_connection_outlives_an_error(http: httpx.Client) -> None:
 
 def test_nothing_was_logged_as_unexpected(server: Server, http: httpx.Client) -> None:
     _problem(http, 415, "/v1/predict", content=b"\x00" * 99, headers=PNG)
-    assert all(line.startswith("{") for line in server.lines[3:])  # the first three say where it listens
+    assert [line for line in server.lines[3:] if not line.startswith("{")] == []  # 3 say where it listens
     assert all("trace" not in entry and entry["status"] < 500 for entry in server.log())
 
 
