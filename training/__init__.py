@@ -1,0 +1,1 @@
+"""Training of robust classifiers with diffusion representation alignment. Needs torch; used from the checkout."""

@@ -1,0 +1,1 @@
+"""What is minimised: a robust objective, and the DRA term on top."""
