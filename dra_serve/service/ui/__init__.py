@@ -2,7 +2,8 @@
 
     picture.py   an example or an upload, and the words about it
     live.py      an attack in a thread, its steps as they happen
-    view.py      values -> HTML and SVG, everything escaped; knows neither Gradio nor models
+    view.py      pieces of the page as HTML, everything escaped
+    card.py      one model's card: images, chart, bars
     handlers.py  what each button does
     page.py      the layout and the wiring, in Gradio
 

@@ -14,11 +14,16 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """pixels: uint8 (H, W, 3), as decoded or as resized. about: one sentence on where it came from."""
+    """pixels: uint8 (H, W, 3), as decoded or as resized.
+
+    about: one sentence on where it came from. truth: the class it shows, if that is known.
+    """
 
     name: str
     pixels: np.ndarray
     about: str
+    truth: str | None = None
+    is_example: bool = False
 
     def fits(self, input_shape: Shape) -> bool:
         """Return whether it can be attacked as it is."""
@@ -51,8 +56,8 @@ def read_examples(folder: Path, input_shape: Shape, classes: Sequence[str]) -> l
             continue
         words = path.stem.replace("_", "-").split("-")
         truth = next((word for word in words if word in classes), None)
-        about = f"Example: {' '.join(words)}." + (f" It shows: {truth}." if truth else "")
-        picture = Picture(name=path.stem, pixels=pixels, about=about)
+        about = f"Example: {' '.join(words)}."
+        picture = Picture(name=path.stem, pixels=pixels, about=about, truth=truth, is_example=True)
         if picture.fits(input_shape):
             pictures.append(picture)
     return pictures

@@ -1,0 +1,159 @@
+"""What each button does: values of the controls in, HTML out. Gradio calls these; they do not know it."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dra_serve.errors import DraServeError
+from dra_serve.images import fit
+from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.service.answers import AttackAnswer, AttackRequest, Step, predict_pixels
+from dra_serve.service.attack_job import AttackJob
+from dra_serve.service.logs import log
+from dra_serve.service.registry import Registry
+from dra_serve.service.ui.card import Card, Face, stage
+from dra_serve.service.ui.live import watch
+from dra_serve.service.ui.picture import Picture, read_examples, read_upload, resize, size
+from dra_serve.service.ui.view import message
+from dra_serve.service.words import describe, percent
+
+READY = "Press Attack: the same attack meets every model, with full knowledge of its weights."
+WAITING = "Waiting for another visitor's attack to end …"
+STOPPED = "Stopped. This is the judgement on the best images so far."
+_FRAME = 0.08  # seconds between two pictures of the stage: what eyes and a phone's network can follow
+_PAUSE, _PAUSES = 0.06, 4.0  # seconds after a step, and in all: a small network's attack takes 0.1 s
+
+
+class Handlers:
+    """The page's behaviour over these models; what belongs to one visitor is in the arguments."""
+
+    def __init__(self, registry: Registry, *, examples: Path, attack_seconds: float) -> None:
+        first = registry.get(registry.pair[0])
+        self.registry = registry
+        self.input_shape = first.input_shape
+        self.examples = read_examples(examples, first.input_shape, first.classes)
+        self._seconds = attack_seconds
+        self._faces = {model.name: introduce(model) for model in registry}
+        self._stops: dict[str, threading.Event] = {}  # by session, while its attack waits or runs
+
+    def show(self, picture: Picture | None, names: Sequence[str]) -> tuple[str, str]:
+        """Return the message and the stage before an attack."""
+        if picture is None:
+            return message(["Choose an example or upload an image."], "hint"), ""
+        if not picture.fits(self.input_shape):
+            return message([self._size_problem(picture)], "error"), ""
+        try:
+            cards = self._cards(picture, names)
+        except DraServeError as error:
+            return message([error.detail], "error"), ""
+        return message([READY], "hint"), stage(cards)
+
+    def example(self, index: Any) -> Picture | None:
+        """Return the example with this index, which comes from the browser; None if there is none."""
+        return self.examples[index] if index in range(len(self.examples)) else None
+
+    def upload(self, file: str) -> tuple[Picture | None, str | None]:
+        """Return the picture in an uploaded file, or the sentence that says why there is none."""
+        try:
+            return read_upload(Path(file)), None
+        except DraServeError as error:
+            return None, error.detail
+
+    def resize(self, picture: Picture) -> Picture:
+        """Return the picture in the models' size."""
+        return resize(picture, self.input_shape)
+
+    def begin(self, session: str) -> str:
+        """Return the message while the attack waits for its turn."""
+        self._stops[session] = threading.Event()
+        return message([WAITING], "busy")
+
+    def stop(self, session: str) -> None:
+        """End the session's attack at its next step."""
+        if session in self._stops:
+            self._stops[session].set()
+
+    def attack(
+        self, session: str, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield message and stage as the attack goes on; the last pair is the verdict."""
+        stop = self._stops.setdefault(session, threading.Event())
+        try:
+            yield from self._attack(picture, names, options, stop)
+        except DraServeError as error:
+            yield message([error.detail], "error"), self.show(picture, names)[1]
+        except Exception as error:
+            log("unexpected", error=repr(error))
+            yield message(["Something went wrong on our side; it has been logged."], "error"), ""
+        finally:
+            stop.set()
+            self._stops.pop(session, None)
+
+    def _attack(
+        self, picture: Picture | None, names: Sequence[str], options: dict[str, Any], stop: threading.Event
+    ) -> Iterator[tuple[str, str]]:
+        if picture is None or not picture.fits(self.input_shape) or not names:
+            yield self.show(picture, names)
+            return
+        models = self.registry.select(names)
+        request = AttackRequest(options=options, top_k=len(models[0].classes))
+        job = AttackJob(models, fit(picture.pixels, self.input_shape, resize=False), request, self._seconds)
+        job.check()
+        cards = {card.face.name: card for card in self._cards(picture, names)}
+        steps = options["steps"] * options["restarts"] * len(models)
+        shown = 0.0
+        for news in watch(job, stop, pause=min(_PAUSE, _PAUSES / steps)):
+            if isinstance(news, AttackAnswer):
+                yield self._judged(news, cards, stopped=stop.is_set())
+                return
+            cards[news.model] = _with_step(cards[news.model], news)
+            if time.monotonic() - shown >= _FRAME:
+                shown = time.monotonic()
+                yield message([f"Attacking {news.model} …"], "busy"), stage(list(cards.values()))
+
+    def _judged(self, answer: AttackAnswer, cards: dict[str, Card], *, stopped: bool) -> tuple[str, str]:
+        done = [replace(cards[result.model], attacked=result) for result in answer.results]
+        sentences = ([STOPPED] if stopped else []) + describe(answer)
+        return message(sentences, "done"), stage(done)
+
+    def _cards(self, picture: Picture, names: Sequence[str]) -> list[Card]:
+        cards = []
+        for model in self.registry.select(names):
+            pixels = fit(picture.pixels, model.input_shape, resize=False)
+            clean = predict_pixels(model, [pixels], top_k=len(model.classes))[0]
+            cards.append(Card(face=self._faces[model.name], pixels=pixels, clean=clean, truth=picture.truth))
+        return cards
+
+    def _size_problem(self, picture: Picture) -> str:
+        _, height, width = self.input_shape
+        return (
+            f"This image has {size(picture.pixels)} pixels; the models take {width} × {height}. "  # noqa: RUF001
+            "Resize it here, or upload one of that size."
+        )
+
+
+def introduce(model: OnnxClassifier) -> Face:
+    """Return a model's name, what it was trained with, and its first receipt in a line."""
+    lam = model.config.recipe.get("lam") if model.config else None
+    role = "" if lam is None else "DRA" if lam > 0 else "AT twin"
+    return Face(name=model.name, role=role, record=record(model.receipts))
+
+
+def record(receipts: Sequence[dict[str, Any]]) -> str:
+    """Return the first receipt with both accuracies as a line, "" if there is none."""
+    for receipt in receipts:
+        clean, robust = receipt.get("clean_accuracy"), receipt.get("robust_accuracy_8bit")
+        if isinstance(clean, (int, float)) and isinstance(robust, (int, float)):
+            attack = receipt.get("attack", {}).get("name", "attack")
+            return (
+                f"{receipt.get('n', 0):,} test images: {percent(clean)} clean, "
+                f"{percent(robust)} under {attack}, {receipt.get('norm', '')} {receipt.get('eps', '')}."
+            )
+    return ""
+
+
+def _with_step(card: Card, step: Step) -> Card:
+    return replace(card, steps=(*card.steps, step))

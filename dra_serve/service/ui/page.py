@@ -1,0 +1,257 @@
+"""The page itself: which controls there are, and which handler each of them calls."""
+
+import atexit
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI, Response
+
+from dra_serve.images import MAX_BYTES
+from dra_serve.service.registry import Registry
+from dra_serve.service.ui import view
+from dra_serve.service.ui.handlers import Handlers
+from dra_serve.service.ui.picture import Picture
+
+_TITLE = "Attack image classifiers, live"
+_INTRO = """
+<h1>Attack image classifiers, live</h1>
+<p>The attack follows each model's own gradient to a nearby image that it gets wrong. The verdict is on the
+8-bit image, just as a file would hold it.</p>
+"""
+_HEAD = """
+<meta name="color-scheme" content="light dark">
+"""
+_PICK = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-index]');
+  if (button) trigger('select', {index: Number(button.dataset.index)});
+});
+"""
+_SHOW_RESULT = """
+() => {
+  document.getElementById('result').scrollIntoView({behavior: 'smooth', block: 'nearest'});
+  return [];
+}
+"""
+_CACHE_SECONDS = (600, 3600)  # look every ten minutes; delete uploads older than an hour
+
+
+def build_page(registry: Registry, *, examples: Path, attack_seconds: float) -> gr.Blocks:
+    """Return the page; see `dra_serve.service.ui.build`."""
+    _use_own_temporary_folder()
+    handlers = Handlers(registry, examples=examples, attack_seconds=attack_seconds)
+    page = gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_CACHE_SECONDS)
+    with page:
+        _Page(handlers)
+    page.queue(default_concurrency_limit=2, max_size=8)
+    return page
+
+
+def mount_page(app: FastAPI, page: gr.Blocks, *, path: str) -> FastAPI:
+    """Return app with the page at `path`, and an icon where browsers look for one."""
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(_read("icon.svg"), media_type="image/svg+xml")
+
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        page,
+        path=path,
+        show_error=False,
+        footer_links=[],
+        max_file_size=MAX_BYTES,
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        # Not `css=`: Gradio would put a prefix before each selector, and `.dark` would match nothing.
+        head=f"{_HEAD}<style>{_read('style.css')}</style>",
+    )
+    return mounted
+
+
+class _Page:
+    """The components, made in the order in which they stand on the page, then wired."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+        first = handlers.examples[0] if handlers.examples else None
+        message, stage = handlers.show(first, handlers.registry.pair)
+        self.picture = gr.State(first, time_to_live=3600)
+        gr.HTML(_INTRO, elem_id="intro", apply_default_css=False)
+        with gr.Row(elem_id="layout"):
+            with gr.Column(elem_id="controls"):
+                self._add_picture_controls(first)
+                self._add_attack_controls()
+            with gr.Column(elem_id="result"):
+                self.message = gr.HTML(
+                    message,
+                    html_template='<div role="status" aria-live="polite">${value}</div>',
+                    elem_id="message",
+                    apply_default_css=False,
+                )
+                self.stage = gr.HTML(stage, elem_id="stage", apply_default_css=False)
+        self._wire()
+
+    def _add_picture_controls(self, first: Picture | None) -> None:
+        gr.HTML("<h2>Image</h2>", apply_default_css=False)
+        self.gallery = gr.HTML(
+            view.examples(self.handlers.examples, first),
+            js_on_load=_PICK,
+            elem_id="examples",
+            apply_default_css=False,
+            visible=bool(self.handlers.examples),
+        )
+        self.file = gr.File(
+            label="Upload an image: PNG, JPEG or WebP",
+            file_types=[".png", ".jpg", ".jpeg", ".webp"],
+            type="filepath",
+            height=72,
+            elem_id="upload",
+        )
+        self.current = gr.HTML(view.current(first), elem_id="current", apply_default_css=False)
+        _, height, width = self.handlers.input_shape
+        self.resize = gr.Button(f"Resize to {width} × {height}", visible=False, elem_id="resize")  # noqa: RUF001
+
+    def _add_attack_controls(self) -> None:
+        registry, shape = self.handlers.registry, self.handlers.input_shape
+        gr.HTML("<h2>Attack</h2>", apply_default_css=False)
+        self.norm = gr.Radio(
+            [("L∞ (per value)", "linf"), ("L2 (in total)", "l2")],
+            value="linf",
+            label="Norm",
+            elem_id="norm",
+        )
+        self.eps_linf = gr.Slider(0, 32, 8, step=1, label="Radius eps", elem_id="eps-linf", buttons=[])
+        l2_max = math.ceil(math.sqrt(math.prod(shape)) / 20)
+        self.eps_l2 = gr.Slider(
+            0, l2_max, l2_max / 6, step=0.05, label="Radius eps", elem_id="eps-l2", visible=False, buttons=[]
+        )
+        self.steps = gr.Slider(1, 100, 20, step=1, label="Steps", elem_id="steps", buttons=[])
+        with gr.Accordion("More", open=False, elem_id="more"):
+            self.restarts = gr.Slider(1, 5, 1, step=1, label="Restarts", elem_id="restarts", buttons=[])
+            self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed")
+            self.models = gr.CheckboxGroup(
+                [model.name for model in registry],
+                value=list(registry.pair),
+                label="Models",
+                elem_id="models",
+            )
+        with gr.Row(elem_id="buttons"):
+            self.attack = gr.Button("Attack", variant="primary", elem_id="attack")
+            self.stop = gr.Button("Stop", interactive=False, elem_id="stop")
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        buttons = [self.attack, self.stop]
+        options = [self.norm, self.eps_linf, self.eps_l2, self.steps, self.restarts, self.seed]
+        self.norm.change(_radius_for, self.norm, [self.eps_linf, self.eps_l2], queue=False, **quiet)
+
+        waiting = self.attack.click(
+            self._begin, None, [self.message, *buttons], queue=False, js=_SHOW_RESULT, **quiet
+        )
+        running = waiting.then(
+            self._attack,
+            [self.picture, self.models, *options],
+            [self.message, self.stage],
+            concurrency_limit=1,
+            **quiet,
+        )
+        running.then(_idle, None, buttons, queue=False, **quiet)
+        self.stop.click(self._stop, queue=False, **quiet)
+
+        shown = [self.picture, self.gallery, self.current, self.resize, self.message, self.stage, *buttons]
+        new: dict[str, Any] = {"queue": False, "cancels": [running], **quiet}
+        self.gallery.select(self._pick, self.models, shown, **new)
+        self.file.upload(self._upload, [self.file, self.models], [self.file, *shown], **new)
+        self.resize.click(self._resize, [self.picture, self.models], shown, **new)
+        self.models.change(self._show, [self.picture, self.models], shown, **new)
+
+    def _begin(self, request: gr.Request) -> tuple[Any, ...]:
+        return (
+            self.handlers.begin(_session(request)),
+            gr.update(interactive=False),
+            gr.update(interactive=True),
+        )
+
+    def _stop(self, request: gr.Request) -> None:
+        self.handlers.stop(_session(request))
+
+    def _attack(
+        self,
+        picture: Picture | None,
+        names: list[str],
+        norm: str,
+        eps_linf: int,
+        eps_l2: float,
+        steps: int,
+        restarts: int,
+        seed: int,
+        request: gr.Request,
+    ) -> Iterator[tuple[str, str]]:
+        options = {
+            "norm": norm,
+            "eps": f"{eps_linf}/255" if norm == "linf" else eps_l2,
+            "steps": steps,
+            "restarts": restarts,
+            "seed": seed,
+        }
+        yield from self.handlers.attack(_session(request), picture, names, options)
+
+    def _pick(self, names: list[str], event: gr.EventData) -> tuple[Any, ...]:
+        return self._shown(self.handlers.example(getattr(event, "index", None)), names)
+
+    def _upload(self, file: str, names: list[str]) -> tuple[Any, ...]:
+        picture, problem = self.handlers.upload(file)
+        return None, *self._shown(picture, names, problem)  # None: the field is free for the next file
+
+    def _resize(self, picture: Picture, names: list[str]) -> tuple[Any, ...]:
+        return self._shown(self.handlers.resize(picture), names)
+
+    def _show(self, picture: Picture | None, names: list[str]) -> tuple[Any, ...]:
+        return self._shown(picture, names)
+
+    def _shown(
+        self, picture: Picture | None, names: list[str], problem: str | None = None
+    ) -> tuple[Any, ...]:
+        """Return the values of `shown` in `_wire`; problem: what to say instead of the usual message."""
+        message, stage = self.handlers.show(picture, names)
+        fits = picture is None or picture.fits(self.handlers.input_shape)
+        return (
+            picture,
+            view.examples(self.handlers.examples, picture),
+            view.current(picture),
+            gr.update(visible=not fits),
+            message if problem is None else view.message([problem], "error"),
+            stage,
+            *_idle(),
+        )
+
+
+def _radius_for(norm: str) -> tuple[Any, Any]:
+    return gr.update(visible=norm == "linf"), gr.update(visible=norm == "l2")
+
+
+def _idle() -> tuple[Any, Any]:
+    return gr.update(interactive=True), gr.update(interactive=False)
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _session(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+def _use_own_temporary_folder() -> None:
+    """Give Gradio's cache a folder that ends with this process, unless the operator chose one."""
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="dra-serve-ui-")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
