@@ -209,13 +209,12 @@ def _read(path: Path, model: "OnnxClassifier", resize: bool) -> Any:
     """Return the pixels of the file as the model takes them; errors name the file."""
     from dra_serve.images import decode, fit
 
-    field = escape(path.name)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'cannot be read'}", field="image") from error
     try:
-        return fit(decode(data, field=field), model.input_shape, resize=resize, field=field)
+        return fit(decode(data, field=path.name), model.input_shape, resize=resize, field=path.name)
     except BadRequest as error:
         raise UserError(error.detail.replace("resize=true", "--resize"), field="image") from error
 

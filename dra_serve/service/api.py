@@ -207,7 +207,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     if shows_ui:
         from dra_serve.service import ui
 
-        ui.mount(app, service.registry)
+        ui.mount(app, service.registry, attack_seconds=service.settings.attack_seconds)
 
 
 async def _framework_error(_: Request, error: Exception) -> Response:

@@ -23,11 +23,12 @@ def verdict(attacked: Attacked, answer: AttackAnswer) -> str:
     budget = _budget(answer.parameters)
     if before.label != attacked.label and target is None:
         return f"{attacked.model} was wrong before any attack: it takes the clean image for {_sure(before)}."
-    if attacked.success and attacked.steps_done == 0:
-        return f"{attacked.model} needed no attack step: it says {_sure(after)}."
+    if before.label == target:
+        return f"{attacked.model} says {_sure(before)} before any attack."
     if attacked.success:
-        steps = "1 step" if attacked.steps_done == 1 else f"{attacked.steps_done} steps"
-        return f"{attacked.model} was fooled after {steps} ({budget}): {before.label} became {_sure(after)}."
+        return (
+            f"{attacked.model} was fooled {_when(attacked)} ({budget}): {before.label} became {_sure(after)}."
+        )
     if not attacked.complete:
         return f"{attacked.model} was not fooled in the time given ({budget}): it says {_sure(after)}."
     if target is not None:
@@ -53,6 +54,12 @@ def percent(score: float) -> str:
     if 0 < score < 0.005:
         return "under 1 %"
     return f"{100 * score:.0f} %"
+
+
+def _when(attacked: Attacked) -> str:
+    if attacked.steps_done == 0:
+        return "by the random start alone"
+    return "after 1 step" if attacked.steps_done == 1 else f"after {attacked.steps_done} steps"
 
 
 def _sure(prediction: Prediction) -> str:
