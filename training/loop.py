@@ -67,7 +67,9 @@ def train(
                 keep.end_epoch(held)
             elif deadline is not None and time.monotonic() > deadline:
                 keep.save()
-                console.print(f"stopped at step {run.steps_done:,} of {run.steps:,}; the same command goes on")
+                console.print(
+                    f"stopped at step {run.steps_done:,} of {run.steps:,}; the same command goes on"
+                )
                 return None
             else:
                 keep.save_if_due()

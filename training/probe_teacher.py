@@ -58,7 +58,9 @@ def _show(rows: list[dict[str, object]], blocks: tuple[str, ...], fit: int, scor
         table.add_column(column, justify="right")
     for sigma, grid in dict.fromkeys((row["sigma"], row["grid"]) for row in rows):
         line = [row for row in rows if (row["sigma"], row["grid"]) == (sigma, grid)]
-        cells = [f"{100 * float(str(r['accuracy'])):.1f} ({100 * float(str(r['untrained'])):.1f})" for r in line]
+        cells = [
+            f"{100 * float(str(r['accuracy'])):.1f} ({100 * float(str(r['untrained'])):.1f})" for r in line
+        ]
         table.add_row(str(sigma), str(grid), *cells)
     Console(width=160).print(table)
 

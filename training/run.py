@@ -29,7 +29,9 @@ class Run:
     for it, so `lam=0` is the base method bit for bit.
     """
 
-    def __init__(self, recipe: Recipe, data: ImageData, kept: Tensor, features: CachedFeatures | None) -> None:
+    def __init__(
+        self, recipe: Recipe, data: ImageData, kept: Tensor, features: CachedFeatures | None
+    ) -> None:
         torch.manual_seed(recipe.seed)
         mean, std = data.channel_statistics()
         self.config = {
@@ -56,7 +58,9 @@ class Run:
                 self.network.feature_width, recipe.projector, features.width, seed=recipe.seed + 1
             )
         )
-        self.optimizer = torch.optim.SGD(self._groups(), lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
+        self.optimizer = torch.optim.SGD(
+            self._groups(), lr=recipe.rate, momentum=recipe.momentum, nesterov=True
+        )
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.path = FastPath()
         self.steps_done = 0
@@ -87,7 +91,9 @@ class Run:
     def rate(self) -> float:
         """Return this step's learning rate: linear up to the peak, linear down to zero, counted in steps."""
         done, peak = self.steps_done / self.steps, self.recipe.warmup
-        return self.recipe.rate * min((self.steps_done + 1) / (peak * self.steps) if peak else 1.0, (1 - done) / (1 - peak))
+        return self.recipe.rate * min(
+            (self.steps_done + 1) / (peak * self.steps) if peak else 1.0, (1 - done) / (1 - peak)
+        )
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the next x (N, C, H, W), y (N,), image indices (N,) and flips (N,) of this epoch's order."""

@@ -24,7 +24,9 @@ def main(
     recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")],
     data: Annotated[str | None, typer.Option("--data", help="Data folder or Hub id.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
-    max_time: Annotated[float | None, typer.Option("--max-time", help="Minutes; stop at a checkpoint.")] = None,
+    max_time: Annotated[
+        float | None, typer.Option("--max-time", help="Minutes; stop at a checkpoint.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train RECIPE and write runs/RECIPE-sSEED/model; any field can follow as --field value."""

@@ -131,7 +131,12 @@ class TeacherRun:
 
 
 def train_teacher(
-    recipe: TeacherRecipe, data: ImageData, folder: Path, *, max_minutes: float | None = None, save_every: float = 300
+    recipe: TeacherRecipe,
+    data: ImageData,
+    folder: Path,
+    *,
+    max_minutes: float | None = None,
+    save_every: float = 300,
 ) -> Path:
     """Run (or go on with) a recipe in `folder` and return the teacher's pipeline folder.
 
@@ -177,7 +182,9 @@ def main(
     recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(TEACHERS)}.")],
     data: Annotated[str | None, typer.Option("--data", help="Data folder or Hub id.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
-    max_time: Annotated[float | None, typer.Option("--max-time", help="Minutes; stop at a checkpoint.")] = None,
+    max_time: Annotated[
+        float | None, typer.Option("--max-time", help="Minutes; stop at a checkpoint.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train the diffusion teacher RECIPE; any field of the recipe can follow as --field value."""

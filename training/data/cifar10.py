@@ -71,7 +71,9 @@ def _decode(source: str, files: list[Path], cached: Path) -> None:
     for split, count in COLUMNS.items():
         arrays[f"{split}_x"], arrays[f"{split}_y"] = _tensors(splits[split])
         if len(arrays[f"{split}_y"]) != count:
-            raise DataMissing(f"data: {source} has {len(splits[split])} {split} images, not {count}", field="data")
+            raise DataMissing(
+                f"data: {source} has {len(splits[split])} {split} images, not {count}", field="data"
+            )
     cached.parent.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(f".{os.getpid()}.partial")
     save_file(arrays, partial)
@@ -86,7 +88,9 @@ def _tensors(split: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("DRA_SERVE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dra-serve")
+    base = os.environ.get("DRA_SERVE_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dra-serve"
+    )
     return Path(base)
 
 
@@ -94,5 +98,7 @@ def _fingerprint(parts: list[Path] | list[str]) -> str:
     """Return a short hash of file names and sizes (or of the Hub id): cheap, and it changes with the files."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"{part.name}:{part.stat().st_size}".encode() if isinstance(part, Path) else part.encode())
+        digest.update(
+            f"{part.name}:{part.stat().st_size}".encode() if isinstance(part, Path) else part.encode()
+        )
     return digest.hexdigest()[:16]

@@ -17,7 +17,9 @@ STEMS: dict[str, int] = {"plain": 1, "space_to_depth": 2}
 class PreActBlock(nn.Module):
     """norm, activation, 3x3, norm, activation, 3x3, added to a shortcut that is 1x1 where shapes change."""
 
-    def __init__(self, width_in: int, width: int, *, stride: int, activation: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, width_in: int, width: int, *, stride: int, activation: Callable[[], nn.Module]
+    ) -> None:
         super().__init__()
         self.norm1, self.act1 = nn.BatchNorm2d(width_in), activation()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
@@ -55,7 +57,9 @@ class PreActResNet(nn.Module):
         if activation not in ACTIVATIONS:
             raise BadRequest("activation", given=activation, allowed=", ".join(ACTIVATIONS))
         if width < 1 or not blocks or min(blocks) < 1:
-            raise BadRequest("blocks", given=(width, tuple(blocks)), allowed="width and every stage at least 1")
+            raise BadRequest(
+                "blocks", given=(width, tuple(blocks)), allowed="width and every stage at least 1"
+            )
         self.fold = STEMS[stem]
         act = ACTIVATIONS[activation]
         self.stem = nn.Conv2d(in_channels * self.fold**2, width, 3, padding=1, bias=False)

@@ -35,5 +35,7 @@ def alignment(h: Tensor, z: Tensor) -> Tensor:
 
 def dra_term(views: Views, z: Tensor, projector: nn.Module, view: View) -> Tensor:
     """Return the DRA term on the student's `view`; "both" is the mean of the two."""
-    chosen = {"clean": (views.clean,), "both": (views.clean, views.adv)}[view] if view != "adv" else (views.adv,)
+    chosen = (
+        {"clean": (views.clean,), "both": (views.clean, views.adv)}[view] if view != "adv" else (views.adv,)
+    )
     return torch.stack([alignment(projector(h), z) for _, h in chosen]).mean()

@@ -29,7 +29,9 @@ class _Divergence(TorchClassifier):
         return logits.detach(), value, grad
 
 
-def inner_attack(model: TorchClassifier, x: Tensor, y: Tensor, ids: Tensor, *, recipe: Recipe, step: int) -> Tensor:
+def inner_attack(
+    model: TorchClassifier, x: Tensor, y: Tensor, ids: Tensor, *, recipe: Recipe, step: int
+) -> Tensor:
     """Return x_adv (N, C, H, W) for one training step. The model is frozen and in eval mode by the caller.
 
     ids: (N,) image ids that key the random start, which changes with every step. AT climbs the

@@ -35,8 +35,8 @@ class Recipe:
     teacher: str = "training/pretrained/cifar10-tiny-teacher"
     untrained_teacher: bool = False  # the control: same network, fresh weights
     teacher_blocks: tuple[str, ...] = ("up_blocks.1",)
-    teacher_sigma: float = 0.15
-    teacher_grid: int = 1
+    teacher_sigma: float = 0.05
+    teacher_grid: int = 2
     teacher_draws: int = 2
     projector: int = 256  # hidden width
 

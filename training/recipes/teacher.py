@@ -31,7 +31,9 @@ class TeacherRecipe:
 TEACHERS = {
     recipe.name: recipe
     for recipe in (
-        TeacherRecipe(name="digits-teacher", data="digits", patch=1, channels=(32, 64), ema=0.99, images=60_000),
+        TeacherRecipe(
+            name="digits-teacher", data="digits", patch=1, channels=(32, 64), ema=0.99, images=60_000
+        ),
         TeacherRecipe(name="cifar10-tiny-teacher", data="cifar10", patch=2, channels=(32, 64, 144)),
     )
 }

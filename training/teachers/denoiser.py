@@ -18,7 +18,9 @@ class Denoiser(nn.Module):
     its `in_channels`.
     """
 
-    def __init__(self, unet: UNet2DModel, preconditioning: Preconditioning, *, image_channels: int = 3) -> None:
+    def __init__(
+        self, unet: UNet2DModel, preconditioning: Preconditioning, *, image_channels: int = 3
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.preconditioning = preconditioning

@@ -51,7 +51,9 @@ def _taps(unet: nn.Module, blocks: Sequence[str], *, truncate: bool) -> Iterator
 
     def tap(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tapped[name] = (output[0] if isinstance(output, tuple) else output).clone()  # later blocks add in place
+            tapped[name] = (
+                output[0] if isinstance(output, tuple) else output
+            ).clone()  # later blocks add in place
             if truncate and len(tapped) == len(blocks):
                 raise _Reached
 
@@ -81,7 +83,13 @@ def block_names(unet: nn.Module) -> tuple[str, ...]:
 
 @torch.no_grad()
 def activations(
-    denoiser: Denoiser, x: Tensor, noise: Tensor, *, sigma: float, blocks: Sequence[str], truncate: bool = True
+    denoiser: Denoiser,
+    x: Tensor,
+    noise: Tensor,
+    *,
+    sigma: float,
+    blocks: Sequence[str],
+    truncate: bool = True,
 ) -> dict[str, Tensor]:
     """Return each block's output (N, D, h, w) float32 for clean images x (N, C, H, W) in [0, 1].
 
@@ -144,7 +152,12 @@ def cache_features(
 
     The file is bound to the teacher's weights, the choice and the data; anything else is computed anew.
     """
-    bound = {"teacher": teacher_sha256(denoiser), "choice": asdict(choice), "data": data_sha256, "images": len(x)}
+    bound = {
+        "teacher": teacher_sha256(denoiser),
+        "choice": asdict(choice),
+        "data": data_sha256,
+        "images": len(x),
+    }
     key = json.dumps(bound, sort_keys=True)
     if path.exists():
         with safe_open(path, framework="pt") as file:

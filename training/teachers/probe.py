@@ -33,7 +33,12 @@ class ProbeData:
 
 
 def probe(
-    denoiser: Denoiser, data: ProbeData, *, sigmas: tuple[float, ...], grids: tuple[int, ...] = (1,), batch: int = 256
+    denoiser: Denoiser,
+    data: ProbeData,
+    *,
+    sigmas: tuple[float, ...],
+    grids: tuple[int, ...] = (1,),
+    batch: int = 256,
 ) -> list[dict[str, object]]:
     """Return a row {block, sigma, grid, width, accuracy} for every block, noise level and grid.
 
@@ -50,7 +55,13 @@ def probe(
             model = RidgeClassifier(alpha=RIDGE).fit(scaler.transform(z.numpy()), data.fit_y.numpy())
             accuracy = model.score(scaler.transform(score[block, grid].numpy()), data.score_y.numpy())
             rows.append(
-                {"block": block, "sigma": sigma, "grid": grid, "width": z.shape[1], "accuracy": round(accuracy, 4)}
+                {
+                    "block": block,
+                    "sigma": sigma,
+                    "grid": grid,
+                    "width": z.shape[1],
+                    "accuracy": round(accuracy, 4),
+                }
             )
     return rows
 
