@@ -18,6 +18,7 @@ from dra_serve.service.problems import broken_body, from_validation
 MAX_IMAGES = 32
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 16 * 1024
+_MAX_NAME = 60
 _HOW = (
     "send multipart/form-data with an image part, or the image itself as image/png, image/jpeg or image/webp"
 )
@@ -90,7 +91,7 @@ async def _read_form(request: Request) -> tuple[list[bytes], list[tuple[str, str
                 images.append(await value.read())
             if isinstance(value, str) == (name == "image"):
                 what = "a file part with a filename" if name == "image" else "text; only image is a file"
-                raise MalformedRequest(f"{name[:60]}: must be {what}", field=name[:60])
+                raise MalformedRequest(f"{name[:_MAX_NAME]}: must be {what}", field=name[:_MAX_NAME])
     finally:
         await form.close()
     return images, pairs
@@ -99,5 +100,5 @@ async def _read_form(request: Request) -> tuple[list[bytes], list[tuple[str, str
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for name, value in pairs:
-        grouped.setdefault(name, []).append(value)
+        grouped.setdefault(name[:_MAX_NAME], []).append(value)  # no longer name is known, nor echoed
     return grouped

@@ -13,7 +13,9 @@ _MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 
 def describe_body(fields: type[BaseModel], *, many: bool) -> dict[str, Any]:
     """Return the request body and the query parameters of an operation with these fields."""
-    properties = fields.model_json_schema()["properties"]
+    properties = {
+        name: _without_null(schema) for name, schema in fields.model_json_schema()["properties"].items()
+    }
     image = {"type": "array", "items": _FILE, "minItems": 1} if many else _FILE
     form = {
         "type": "object",
@@ -36,6 +38,15 @@ def describe_body(fields: type[BaseModel], *, many: bool) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}},
         "parameters": parameters,
     }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an optional field as a form has it: absent, never null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    return {**kinds[0], **rest}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

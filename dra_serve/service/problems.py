@@ -115,6 +115,8 @@ def _in_words(schema: dict[str, Any]) -> str:
         return " or ".join((schema | kind)["enum"])
     if kind.get("type") == "integer":
         return f"an integer from {kind['minimum']:,} to {kind['maximum']:,}"
+    if kind.get("type") == "array":
+        return f"1 to {kind['maxItems']} names, each {_in_words(kind['items'])}"
     if kind.get("type") == "boolean":
         return "true or false"
     return f"text of 1 to {kind.get('maxLength', 100):,} characters"
