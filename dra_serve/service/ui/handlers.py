@@ -15,13 +15,15 @@ from dra_serve.service.attack_job import AttackJob
 from dra_serve.service.logs import log
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui.card import Card, Face, stage
-from dra_serve.service.ui.live import watch
+from dra_serve.service.ui.live import Turn, watch
 from dra_serve.service.ui.picture import Picture, read_examples, read_upload, resize, size
 from dra_serve.service.ui.view import message
 from dra_serve.service.words import describe, percent
 
 READY = "Press Attack: the same attack meets every model, with full knowledge of its weights."
 WAITING = "Waiting for another visitor's attack to end …"
+STOPPING = "Stopping …"
+TOO_MANY = "The attack did not start: too many visitors wait for theirs. Try again in a moment."
 STOPPED = "Stopped. This is the judgement on the best images so far."
 _FRAME = 0.08  # seconds between two pictures of the stage: what eyes and a phone's network can follow
 _PAUSE, _PAUSES = 0.06, 4.0  # seconds after a step, and in all: a small network's attack takes 0.1 s
@@ -37,7 +39,6 @@ class Handlers:
         self.examples = read_examples(examples, first.input_shape, first.classes)
         self._seconds = attack_seconds
         self._faces = {model.name: introduce(model) for model in registry}
-        self._stops: dict[str, threading.Event] = {}  # by session, while its attack waits or runs
 
     def show(self, picture: Picture | None, names: Sequence[str]) -> tuple[str, str]:
         """Return the message and the stage before an attack."""
@@ -45,6 +46,8 @@ class Handlers:
             return message(["Choose an example or upload an image."], "hint"), ""
         if not picture.fits(self.input_shape):
             return message([self._size_problem(picture)], "error"), ""
+        if not names:
+            return message(["Choose at least one model, under More."], "error"), ""
         try:
             cards = self._cards(picture, names)
         except DraServeError as error:
@@ -66,36 +69,48 @@ class Handlers:
         """Return the picture in the models' size."""
         return resize(picture, self.input_shape)
 
-    def begin(self, session: str) -> str:
-        """Return the message while the attack waits for its turn."""
-        self._stops[session] = threading.Event()
-        return message([WAITING], "busy")
+    def begin(self) -> tuple[Turn, str]:
+        """Return a new attack's turn, and the message while it waits for it."""
+        return Turn(), message([WAITING], "busy")
 
-    def stop(self, session: str) -> None:
-        """End the session's attack at its next step."""
-        if session in self._stops:
-            self._stops[session].set()
+    def stop(self, turn: Turn | None) -> str:
+        """End the attack at its next step, or before it has begun; return the message until then."""
+        if turn is not None:
+            turn.stop.set()
+        return message([STOPPING], "busy")
+
+    def ended(
+        self, turn: Turn | None, picture: Picture | None, names: Sequence[str]
+    ) -> tuple[str, str] | None:
+        """Return message and stage once no more of an attack will come; None if its last stays.
+
+        A step of an attack that was left may have come after the new picture, which is shown again.
+        """
+        if turn is None or (turn.began and not turn.left):
+            return None
+        text, cards = self.show(picture, names)
+        return (text if turn.left else message([TOO_MANY], "error")), cards
 
     def attack(
-        self, session: str, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
+        self, turn: Turn | None, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
     ) -> Iterator[tuple[str, str]]:
         """Yield message and stage as the attack goes on; the last pair is the verdict."""
-        stop = self._stops.setdefault(session, threading.Event())
+        turn = turn or Turn()
+        turn.began = True
         try:
-            yield from self._attack(picture, names, options, stop)
+            for shown in self._attack(turn.stop, picture, names, options):
+                if not turn.left:
+                    yield shown
         except DraServeError as error:
             yield message([error.detail], "error"), self.show(picture, names)[1]
         except Exception as error:
             log("unexpected", error=repr(error))
             yield message(["Something went wrong on our side; it has been logged."], "error"), ""
-        finally:
-            stop.set()
-            self._stops.pop(session, None)
 
     def _attack(
-        self, picture: Picture | None, names: Sequence[str], options: dict[str, Any], stop: threading.Event
+        self, stop: threading.Event, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
     ) -> Iterator[tuple[str, str]]:
-        if picture is None or not picture.fits(self.input_shape) or not names:
+        if picture is None or not picture.fits(self.input_shape) or not names or stop.is_set():
             yield self.show(picture, names)
             return
         models = self.registry.select(names)

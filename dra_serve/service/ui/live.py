@@ -3,10 +3,29 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from dra_serve.service.answers import AttackAnswer, Step
 from dra_serve.service.attack_job import AttackJob
+
+
+@dataclass
+class Turn:
+    """One visitor's attack, from the press of the button.
+
+    stop: set it to end the attack at its next step. left: the visitor went on to another picture, and
+    is to see no more of this one.
+    """
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    began: bool = False
+    left: bool = False
+
+    def leave(self) -> None:
+        """End the attack without a verdict."""
+        self.left = True
+        self.stop.set()
 
 
 def watch(job: AttackJob, stop: threading.Event, *, pause: float = 0.0) -> Iterator[Step | AttackAnswer]:

@@ -17,6 +17,7 @@ from dra_serve.images import MAX_BYTES
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui import view
 from dra_serve.service.ui.handlers import Handlers
+from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
 
 _TITLE = "Attack image classifiers, live"
@@ -82,7 +83,8 @@ class _Page:
         self.handlers = handlers
         first = handlers.examples[0] if handlers.examples else None
         message, stage = handlers.show(first, handlers.registry.pair)
-        self.picture = gr.State(first, time_to_live=3600)
+        self.picture = gr.State(first)
+        self.turn = gr.State(None)
         gr.HTML(_INTRO, elem_id="intro", apply_default_css=False)
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="controls"):
@@ -135,7 +137,7 @@ class _Page:
         self.steps = gr.Slider(1, 100, 20, step=1, label="Steps", elem_id="steps", buttons=[])
         with gr.Accordion("More", open=False, elem_id="more"):
             self.restarts = gr.Slider(1, 5, 1, step=1, label="Restarts", elem_id="restarts", buttons=[])
-            self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed")
+            self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")  # checked with the attack
             self.models = gr.CheckboxGroup(
                 [model.name for model in registry],
                 value=list(registry.pair),
@@ -153,37 +155,36 @@ class _Page:
         self.norm.change(_radius_for, self.norm, [self.eps_linf, self.eps_l2], queue=False, **quiet)
 
         waiting = self.attack.click(
-            self._begin, None, [self.message, *buttons], queue=False, js=_SHOW_RESULT, **quiet
+            self._begin, None, [self.turn, self.message, *buttons], queue=False, js=_SHOW_RESULT, **quiet
         )
         running = waiting.then(
             self._attack,
-            [self.picture, self.models, *options],
+            [self.turn, self.picture, self.models, *options],
             [self.message, self.stage],
             concurrency_limit=1,
             **quiet,
         )
-        running.then(_idle, None, buttons, queue=False, **quiet)
-        self.stop.click(self._stop, queue=False, **quiet)
+        end = [self.turn, self.picture, self.models], [self.message, self.stage, *buttons]
+        running.success(self._ended, *end, queue=False, **quiet)
+        running.failure(self._ended, *end, queue=False, **quiet)
+        self.stop.click(self.handlers.stop, self.turn, self.message, queue=False, **quiet)
 
         shown = [self.picture, self.gallery, self.current, self.resize, self.message, self.stage, *buttons]
-        new: dict[str, Any] = {"queue": False, "cancels": [running], **quiet}
-        self.gallery.select(self._pick, self.models, shown, **new)
-        self.file.upload(self._upload, [self.file, self.models], [self.file, *shown], **new)
-        self.resize.click(self._resize, [self.picture, self.models], shown, **new)
-        self.models.change(self._show, [self.picture, self.models], shown, **new)
+        now = [self.turn, self.picture, self.models]
+        self.gallery.select(self._pick, now, shown, queue=False, **quiet)
+        self.file.upload(self._upload, [*now, self.file], [*shown, self.file], queue=False, **quiet)
+        self.resize.click(self._resize, now, shown, queue=False, **quiet)
+        self.models.change(self._shown, now, shown, queue=False, **quiet)
 
-    def _begin(self, request: gr.Request) -> tuple[Any, ...]:
-        return (
-            self.handlers.begin(_session(request)),
-            gr.update(interactive=False),
-            gr.update(interactive=True),
-        )
+    def _begin(self) -> tuple[Any, ...]:
+        return *self.handlers.begin(), gr.update(interactive=False), gr.update(interactive=True)
 
-    def _stop(self, request: gr.Request) -> None:
-        self.handlers.stop(_session(request))
+    def _ended(self, turn: Turn | None, picture: Picture | None, names: list[str]) -> tuple[Any, ...]:
+        return *(self.handlers.ended(turn, picture, names) or (gr.skip(), gr.skip())), *_idle()
 
     def _attack(
         self,
+        turn: Turn | None,
         picture: Picture | None,
         names: list[str],
         norm: str,
@@ -192,7 +193,6 @@ class _Page:
         steps: int,
         restarts: int,
         seed: int,
-        request: gr.Request,
     ) -> Iterator[tuple[str, str]]:
         options = {
             "norm": norm,
@@ -201,25 +201,26 @@ class _Page:
             "restarts": restarts,
             "seed": seed,
         }
-        yield from self.handlers.attack(_session(request), picture, names, options)
+        yield from self.handlers.attack(turn, picture, names, options)
 
-    def _pick(self, names: list[str], event: gr.EventData) -> tuple[Any, ...]:
-        return self._shown(self.handlers.example(getattr(event, "index", None)), names)
+    def _pick(
+        self, turn: Turn | None, _: Picture | None, names: list[str], event: gr.EventData
+    ) -> tuple[Any, ...]:
+        return self._shown(turn, self.handlers.example(getattr(event, "index", None)), names)
 
-    def _upload(self, file: str, names: list[str]) -> tuple[Any, ...]:
+    def _upload(self, turn: Turn | None, _: Picture | None, names: list[str], file: str) -> tuple[Any, ...]:
         picture, problem = self.handlers.upload(file)
-        return None, *self._shown(picture, names, problem)  # None: the field is free for the next file
+        return *self._shown(turn, picture, names, problem), None  # None: the field is free again
 
-    def _resize(self, picture: Picture, names: list[str]) -> tuple[Any, ...]:
-        return self._shown(self.handlers.resize(picture), names)
-
-    def _show(self, picture: Picture | None, names: list[str]) -> tuple[Any, ...]:
-        return self._shown(picture, names)
+    def _resize(self, turn: Turn | None, picture: Picture, names: list[str]) -> tuple[Any, ...]:
+        return self._shown(turn, self.handlers.resize(picture), names)
 
     def _shown(
-        self, picture: Picture | None, names: list[str], problem: str | None = None
+        self, turn: Turn | None, picture: Picture | None, names: list[str], problem: str | None = None
     ) -> tuple[Any, ...]:
         """Return the values of `shown` in `_wire`; problem: what to say instead of the usual message."""
+        if turn is not None:
+            turn.leave()
         message, stage = self.handlers.show(picture, names)
         fits = picture is None or picture.fits(self.handlers.input_shape)
         return (
@@ -243,10 +244,6 @@ def _idle() -> tuple[Any, Any]:
 
 def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _session(request: gr.Request) -> str:
-    return str(request.session_hash)
 
 
 def _use_own_temporary_folder() -> None:
