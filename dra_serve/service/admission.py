@@ -24,14 +24,20 @@ class Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"dra-{name}")
         self._places = threading.BoundedSemaphore(threads + queue)
         self._retry_after = retry_after
+        self._stops: set[threading.Event] = set()
 
     def submit(self, work: Work[T], stop: threading.Event) -> Future[T]:
         """Return the future of work(stop); Overloaded if every place is taken."""
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"the queue of {self.name} is full; try again", retry_after=self._retry_after)
         future = self._executor.submit(work, stop)
-        future.add_done_callback(lambda _: self._places.release())
+        self._stops.add(stop)
+        future.add_done_callback(lambda _: self._leave(stop))
         return future
+
+    def _leave(self, stop: threading.Event) -> None:
+        self._stops.discard(stop)
+        self._places.release()
 
     async def run(self, work: Work[T], request: Request) -> T:
         """Return the result of work(stop). If the client leaves, set `stop` and raise ClientGone.
@@ -53,7 +59,9 @@ class Pool:
             gone.cancel()
 
     def close(self) -> None:
-        """Take nothing more; wait for what runs."""
+        """Take nothing more, and stop what still runs: its clients have been given up."""
+        for stop in list(self._stops):
+            stop.set()
         self._executor.shutdown(cancel_futures=True)
 
 

@@ -93,7 +93,7 @@ class Service:
             )
 
     def close(self) -> None:
-        """Stop taking work; wait for what runs."""
+        """Take no more work, stop what still runs."""
         self.attacks.close()
         self.predictions.close()
 

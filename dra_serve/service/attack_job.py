@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -90,6 +91,6 @@ def _last(future: Future[AttackAnswer]) -> ServerSentEvent:
     if error is None:
         return ServerSentEvent(event="result", data=AttackOut.of(future.result()))
     if not isinstance(error, DraServeError):
-        log("unexpected", error=repr(error))
+        log("unexpected", trace="".join(traceback.format_exception(error)))
         error = DraServeError("unexpected")
     return ServerSentEvent(event="error", data=to_problem(error))

@@ -19,7 +19,7 @@ from dra_serve.service.logs import log
 from dra_serve.service.metrics import Metrics
 from dra_serve.service.problems import ClientGone, SlowBody, problem_response, unexpected_response
 
-MAX_BODY = 32 * 2**20
+MAX_BODY = 16 * 2**20
 BODY_SECONDS = 30
 _TOO_LARGE = f"body: more than {MAX_BODY:,} bytes"
 _WORK = "/v1/"

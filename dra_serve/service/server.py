@@ -17,7 +17,7 @@ from dra_serve.service.settings import Settings
 
 _BACKLOG = 2048
 _START_SECONDS = 120
-_NEEDED = ("bentoml", "fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = ("bentoml", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 class StartFailed(DraServeError):

@@ -1,0 +1,126 @@
+"""When the fault is ours, or the client dawdles: a problem for the client, one line in the log, no more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import onnx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dra_serve.gradient_graph import differentiate
+from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.service import guard
+from dra_serve.service.admission import Traffic
+from dra_serve.service.api import create_app
+from dra_serve.service.metrics import Metrics
+from dra_serve.service.registry import Registry
+from dra_serve.service.settings import Settings
+
+from .conftest import CLASSES, png
+
+PNG: dict[str, Any] = {"content": png(), "headers": {"Content-Type": "image/png"}}
+
+
+@pytest.fixture
+def model(tiny_onnx: Callable[..., onnx.ModelProto]) -> OnnxClassifier:
+    forward = tiny_onnx(len(CLASSES))
+    graphs = forward.SerializeToString(), differentiate(forward).SerializeToString()
+    return OnnxClassifier(*graphs, classes=CLASSES, input_shape=(3, 8, 8), name="tiny")
+
+
+def _ask(app: ASGIApp, method: str, path: str, **sent: Any) -> httpx.Response:
+    """Return the answer of `app`; an exception that it lets out is raised here."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **sent)
+
+    return asyncio.run(ask())
+
+
+def _break(model: OnnxClassifier) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret of /etc/passwd")
+
+    model._gradient = broken  # type: ignore[assignment]
+
+
+def test_our_fault_is_a_500_without_its_cause(
+    model: OnnxClassifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    _break(model)
+    answer = _ask(app, "POST", "/v1/attack", **PNG)
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert answer.json()["field"] is None
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert line["id"] == answer.headers["X-Request-Id"]
+    assert (line["status"], line["route"]) == (500, "/v1/attack")
+    assert "secret of /etc/passwd" in line["trace"]
+
+
+def test_a_fault_in_a_stream_is_its_last_event(
+    model: OnnxClassifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    _break(model)
+    answer = _ask(app, "POST", "/v1/attack/stream", **PNG)
+    assert answer.text.startswith("event: error\n")
+    problem = json.loads(answer.text.split("data: ")[1])
+    assert problem["status"] == 500
+    assert "secret" not in answer.text
+    unexpected, request = map(json.loads, capsys.readouterr().err.splitlines())
+    assert unexpected["event"] == "unexpected"
+    assert "secret of /etc/passwd" in unexpected["trace"]
+    assert request["event"] == "request"
+
+
+def test_a_wrong_golden_answer_is_not_ready(
+    model: OnnxClassifier, tiny_onnx: Callable[..., onnx.ModelProto]
+) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    assert _ask(app, "GET", "/readyz").status_code == 200
+    other = tiny_onnx(len(CLASSES), seed=1).SerializeToString()
+    model._forward = OnnxClassifier(other, None, classes=CLASSES, input_shape=(3, 8, 8))._forward
+    answer = _ask(app, "GET", "/readyz")
+    assert (answer.status_code, answer.json()["title"]) == (503, "Not ready")
+    assert _ask(app, "GET", "/livez").status_code == 200
+
+
+def test_a_slow_body_is_given_up(model: OnnxClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
+    app = create_app(Registry([model]), Settings(ui=False))
+
+    async def dawdle() -> AsyncIterator[bytes]:
+        yield png()[:10]
+        await asyncio.sleep(1)
+        yield png()[10:]
+
+    answer = _ask(app, "POST", "/v1/predict", content=dawdle(), headers={"Content-Type": "image/png"})
+    assert (answer.status_code, answer.json()["field"]) == (408, "body")
+
+
+def test_an_answer_that_has_begun_is_not_mended(capsys: pytest.CaptureFixture[str]) -> None:
+    async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("too late")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
+    guarded = guard.Guard(breaks_off, traffic=Traffic(), metrics=Metrics())
+    asyncio.run(guarded(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert "too late" in json.loads(capsys.readouterr().err)["trace"]
