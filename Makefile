@@ -60,7 +60,7 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[serve,ui,onnx,train,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,ui,onnx,eval,train,test]'
 	@touch $@ $(VENV)/.serve
 
 $(BIN)/python:
