@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dra_serve.attacks import attack
     from dra_serve.client import Client
+    from dra_serve.evaluation import evaluate
     from dra_serve.loading import load
 
     __version__: str
 
-__all__ = ["Client", "__version__", "attack", "load"]
+__all__ = ["Client", "__version__", "attack", "evaluate", "load"]
 
-_HOMES = {"Client": "dra_serve.client", "attack": "dra_serve.attacks", "load": "dra_serve.loading"}
+_HOMES = {
+    "Client": "dra_serve.client",
+    "attack": "dra_serve.attacks",
+    "evaluate": "dra_serve.evaluation",
+    "load": "dra_serve.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

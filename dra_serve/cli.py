@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dra_serve.errors import BadRequest, DraServeError, UserError
+from dra_serve.evaluation.command import evaluate_command
 
 if TYPE_CHECKING:
     from dra_serve.onnx_classifier import OnnxClassifier
@@ -174,6 +175,11 @@ def models(
         for receipt in model.receipts or [None]:
             table.add_row(escape(model.name), *map(escape, _receipt_cells(receipt)))
     _print_table(table)
+
+
+app.command("evaluate", epilog="Example: dra-serve evaluate bundled:dra --data cifar10 -n 500")(
+    evaluate_command
+)
 
 
 @app.command(epilog="Example: dra-serve push runs/cifar10-tiny-dra-s0/model org/cifar10-tiny-dra")

@@ -5,8 +5,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from dra_serve.cache import cache_folder
 from dra_serve.errors import BadRequest, MissingExtra, ModelFolderError
-from dra_serve.model_folder import read_folder, sha256
+from dra_serve.model_folder import FORWARD, read_folder, sha256
 from dra_serve.onnx_classifier import OnnxClassifier, plain_signature
 
 _BUNDLED = Path(__file__).parent / "bundled"
@@ -50,6 +51,22 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in _BUNDLED.glob("*/config.json"))
 
 
+def forward_path(source: str | Path) -> Path:
+    """Return the forward .onnx file that `load(source)` runs: what a receipt's model sha256 is taken of.
+
+    Raises BadRequest where the source is not on this disk; `pull` a Hub id first.
+    """
+    text, path = str(source), Path(source)
+    if text.startswith("bundled:"):
+        path = _BUNDLED / text.removeprefix("bundled:")
+    forward = path / FORWARD if path.is_dir() else path
+    if not forward.is_file():
+        raise BadRequest(
+            "source", given=text, allowed="bundled:NAME, a model folder or an .onnx file on this disk"
+        )
+    return forward
+
+
 def _load_bundled(name: str) -> OnnxClassifier:
     names = bundled_names()
     if name not in names:
@@ -69,7 +86,7 @@ def _derived_gradient(path: Path) -> Path | bytes:
     """Return the gradient graph of a forward file, from the cache if it was derived before."""
     from dra_serve import __version__
 
-    cached = _cache_folder() / "gradients" / __version__ / f"{sha256(path)}.onnx"
+    cached = cache_folder() / "gradients" / __version__ / f"{sha256(path)}.onnx"
     if cached.exists():
         return cached
     try:
@@ -94,9 +111,3 @@ def _write_whole(path: Path, content: bytes) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     unfinished.write_bytes(content)
     unfinished.replace(path)
-
-
-def _cache_folder() -> Path:
-    if chosen := os.environ.get("DRA_SERVE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dra-serve"

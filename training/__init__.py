@@ -1,1 +1,1 @@
-"""Training of robust classifiers with diffusion representation alignment. Needs torch; used from the checkout."""
+"""Training of robust classifiers with diffusion representation alignment; used from the checkout."""

@@ -21,14 +21,13 @@ def save_checkpoint(
     generators: Mapping[str, Generator],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write the whole state of a run. The file replaces the old one in one move, so a kill leaves either."""
+    """Write the whole state of a run, replacing the old file in one move: a kill leaves either."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{key}": v for key, v in state.items() if isinstance(v, Tensor)})
     tensors.update({f"generator.{name}": rng.get_state() for name, rng in generators.items()})
-    # Clones: an averaged model may share storage with nothing, but safetensors refuses views and channels_last.
     tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"progress": json.dumps(dict(progress))})
@@ -42,7 +41,10 @@ def load_checkpoint(
     optimizer: Optimizer,
     generators: Mapping[str, Generator],
 ) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote and return its `progress`. Raises UserError for another run's file."""
+    """Restore what `save_checkpoint` wrote and return its `progress`.
+
+    Raises UserError for another run's file.
+    """
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
         progress: dict[str, Any] = json.loads(file.metadata()["progress"])

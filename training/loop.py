@@ -56,8 +56,8 @@ def train(
     keep = _Keeper(run, folder, progress, save_every)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task(recipe.name, total=run.steps, completed=run.steps_done, facts="")
         while not run.finished():
@@ -208,7 +208,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
                 raise BadRequest(
                     field,
                     given=ours.get(field),
-                    allowed=f"{theirs.get(field)!r}, as the run in {folder} began; remove that folder to start afresh",
+                    allowed=f"{theirs.get(field)!r}, as {folder} began; remove that folder to start afresh",
                 )
     path.write_text(json.dumps(ours, indent=2) + "\n")
 
@@ -230,7 +230,7 @@ def _choose_path(run: Run, progress: dict[str, Any], path: FastPath | None) -> N
     """Take the given path, the one the run began with, or the quickest: a run never changes precision."""
     if path is not None or "path" in progress:
         run.path = path or FastPath(**progress["path"])
-        run.network.to(memory_format=run.path.memory_format)
+        run.path.place(run.network)
         console.print(f"fast path: {run.path}", highlight=False)
         return
     seconds = run.quickest_path()

@@ -1,4 +1,4 @@
-"""Probe a teacher: `training/probe_teacher.py FOLDER --data DATA` prints and keeps its table of accuracies."""
+"""Probe a teacher: `training/probe_teacher.py FOLDER --data DATA` prints and keeps its table."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Draws the images and the untrained control's weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score every block at every noise level, beside the same network untrained; keep it as FOLDER/probe.json."""
+    """Score every block and noise level, beside the same network untrained; keep FOLDER/probe.json."""
     try:
         torch.set_num_threads(1)
         images = load_data(name, data)

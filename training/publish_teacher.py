@@ -1,4 +1,4 @@
-"""Copy a teacher for use by DRA runs: half precision, with its facts: `training/publish_teacher.py FROM TO`."""
+"""Copy a teacher for DRA runs, in half precision: `training/publish_teacher.py FROM TO`."""
 
 import shutil
 import sys

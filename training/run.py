@@ -1,6 +1,7 @@
 """The state of one classifier run, and one step of it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Run:
     ) -> None:
         torch.manual_seed(recipe.seed)
         mean, std = data.channel_statistics()
-        self.config = {
+        self.config: dict[str, Any] = {
             "network": {
                 "name": "preact_resnet",
                 "arguments": {
@@ -99,7 +100,7 @@ class Run:
         """Return the next x (N, C, H, W), y (N,), image indices (N,) and flips (N,) of this epoch's order."""
         position = self.steps_done % self.steps_an_epoch
         if position == 0:
-            # The epoch's order and every draw of the epoch follow from (seed, epoch): a resumed run repeats them.
+            # All draws of an epoch follow from the seed and its first step: a resumed run repeats them.
             self.rng.manual_seed((self.recipe.seed << 32) + self.steps_done)
             self.order = self.kept[torch.randperm(len(self.kept), generator=self.rng)]
         index = self.order[position * self.recipe.batch : (position + 1) * self.recipe.batch]
@@ -129,7 +130,7 @@ class Run:
         return base + recipe.lam * term, parts | {"dra": term.detach()}
 
     def step(self) -> dict[str, float]:
-        """Take one optimiser step and return its parts: base loss, dra term, share of x_adv answered right."""
+        """Take one optimiser step and return its parts: base loss, DRA term, x_adv answered right."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         x, y, index, flipped = self.batch()
@@ -155,7 +156,7 @@ class Run:
 
         def trial(path: FastPath) -> None:
             self.path = path
-            self.network.to(memory_format=path.memory_format)
+            path.place(self.network)
             self.network.train()
             batch = x.contiguous(memory_format=path.memory_format)
             flipped = torch.zeros(n, dtype=torch.bool)
@@ -163,7 +164,7 @@ class Run:
 
         self.path, seconds = measure(trial)
         self.network.load_state_dict(before)
-        self.network.to(memory_format=self.path.memory_format)
+        self.path.place(self.network)
         self.optimizer.zero_grad(set_to_none=True)
         return seconds
 

@@ -1,4 +1,4 @@
-"""A torch network behind the Classifier protocol, so that training and serving attack with the same functions."""
+"""A torch network behind the Classifier protocol: training and serving attack with the same functions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class TorchClassifier:
         *,
         path: FastPath | None = None,
     ) -> None:
-        self.network, self.classes, self.input_shape = network, tuple(classes), tuple(input_shape)
+        self.network, self.classes, self.input_shape = network, classes, input_shape
         self.path = path or FastPath()
 
     @torch.no_grad()

@@ -89,11 +89,11 @@ class TeacherRun:
         state = self.rng.get_state()
 
         def trial(path: FastPath) -> None:
-            self.denoiser.to(memory_format=path.memory_format)
+            path.place(self.denoiser)
             self.loss(path).backward()
 
         best, seconds = measure(trial)
-        self.denoiser.to(memory_format=best.memory_format)
+        best.place(self.denoiser)
         self.optimizer.zero_grad(set_to_none=True)
         self.rng.set_state(state)
         return best, seconds
@@ -107,7 +107,9 @@ class TeacherRun:
             generators={"train": self.rng},
             progress={"steps_done": self.steps_done, "cpu_seconds": round(self.cpu_seconds, 1)},
         )
-        save_teacher(self.average.module, folder / "teacher")
+        average = self.average.module
+        assert isinstance(average, Denoiser)
+        save_teacher(average, folder / "teacher")
         facts = {
             "recipe": to_json(self.recipe),
             "images": self.steps_done * self.recipe.batch,

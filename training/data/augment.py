@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 
 def crop_and_flip(x: Tensor, *, padding: int, flip: bool, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Return images (N, C, H, W) shifted by up to `padding` pixels and mirrored, and which were mirrored (N,).
+    """Return images (N, C, H, W) shifted by up to `padding` pixels, and which were mirrored (N,) bool.
 
     Any dtype; the border is zero. The flips come back because cached teacher features are kept per image
     and flip.

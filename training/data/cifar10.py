@@ -95,7 +95,7 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(parts: list[Path] | list[str]) -> str:
-    """Return a short hash of file names and sizes (or of the Hub id): cheap, and it changes with the files."""
+    """Return a short hash of file names and sizes, or of the Hub id: cheap, and changes with the files."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(

@@ -18,6 +18,9 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin):
     config.json holds them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,

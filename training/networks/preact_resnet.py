@@ -79,7 +79,7 @@ class PreActResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) and the pooled features h (N, D) they are read from; x (N, C, H, W) normalised."""
+        """Return logits (N, K) and the pooled features h (N, D) behind them; x (N, C, H, W) normalised."""
         x = pixel_unshuffle(x, self.fold) if self.fold > 1 else x
         h = self.act(self.norm(self.body(self.stem(x)))).mean((2, 3))
         return self.head(h), h

@@ -12,7 +12,10 @@ R = TypeVar("R")
 
 
 def override(recipe: R, arguments: Sequence[str]) -> R:
-    """Return the recipe with `--field value` pairs applied. Raises BadRequest for an unknown field or value."""
+    """Return the recipe with `--field value` pairs applied.
+
+    Raises BadRequest for an unknown field or value.
+    """
     hints = get_type_hints(type(recipe))
     changes: dict[str, Any] = {}
     words = list(arguments)

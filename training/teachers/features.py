@@ -8,12 +8,13 @@ activations share a large common vector, and uncentred even a constant would sco
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class _Reached(Exception):
 
 
 @contextmanager
-def _taps(unet: nn.Module, blocks: Sequence[str], *, truncate: bool) -> Iterator[dict[str, Tensor]]:
+def _taps(unet: UNet2DModel, blocks: Sequence[str], *, truncate: bool) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of `blocks` while a forward pass runs; `truncate` ends it at the last of them."""
     tapped: dict[str, Tensor] = {}
 
@@ -67,14 +68,14 @@ def _taps(unet: nn.Module, blocks: Sequence[str], *, truncate: bool) -> Iterator
             handle.remove()
 
 
-def _block(unet: nn.Module, name: str) -> nn.Module:
+def _block(unet: UNet2DModel, name: str) -> nn.Module:
     try:
         return unet.get_submodule(name)
     except AttributeError:
         raise BadRequest("blocks", given=name, allowed=", ".join(block_names(unet))) from None
 
 
-def block_names(unet: nn.Module) -> tuple[str, ...]:
+def block_names(unet: UNet2DModel) -> tuple[str, ...]:
     """Return the blocks of a U-Net in the order they run."""
     down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
     up = [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
@@ -96,11 +97,8 @@ def activations(
     noise: (N, C, H, W) standard normal. truncate=False runs the whole network, for comparison.
     """
     level = torch.full((len(x),), sigma)
-    with _taps(denoiser.unet, blocks, truncate=truncate) as tapped:
-        try:
-            denoiser.network(x * 2 - 1 + sigma * noise, level)
-        except _Reached:
-            pass
+    with _taps(denoiser.unet, blocks, truncate=truncate) as tapped, suppress(_Reached):
+        denoiser.network(x * 2 - 1 + sigma * noise, level)
     return {name: tapped[name].float() for name in blocks}
 
 
