@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
+from typer.testing import CliRunner
 
+from dra_serve.cli import app, main
 from dra_serve.model_folder import read_folder, write_receipts, write_sums
 
 CLI = [sys.executable, "-m", "dra_serve.cli"]
@@ -125,9 +127,19 @@ def test_models_show_each_receipt(model: Path) -> None:
     ],
 )
 def test_a_bad_option_is_one_sentence(
-    model: Path, pictures: list[Path], arguments: list[str], sentence: str
+    model: Path,
+    pictures: list[Path],
+    arguments: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _refused(run("attack", model, pictures[0], *arguments), sentence)
+    command = ["dra-serve", "attack", str(model), str(pictures[0]), *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    _refused(subprocess.CompletedProcess(command, int(ended.value.code or 0), out, err), sentence)
 
 
 def test_bad_images_are_named(model: Path, tmp_path: Path) -> None:
@@ -158,7 +170,7 @@ def test_help_describes_every_command_with_an_example() -> None:
     overview = run("--help").stdout
     for command in COMMANDS:
         assert command in overview
-        assert f"Example: dra-serve {command}" in run(command, "--help").stdout
+        assert f"Example: dra-serve {command}" in CliRunner().invoke(app, [command, "--help"]).stdout
 
 
 def test_version_is_the_packages() -> None:
