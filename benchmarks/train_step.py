@@ -7,10 +7,8 @@ taken within seconds of each other; printed are the median ratio and its quartil
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated
 
@@ -19,9 +17,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.data import ImageData
 from training.data.image_data import as_float

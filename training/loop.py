@@ -102,6 +102,7 @@ class _Keeper:
         self.best: float = progress.get("best", 0.0)
         self.collapsed: bool = progress.get("collapsed", False)
         self.last: dict[str, float] = progress.get("last", {})
+        self.epoch_began = self.cpu_seconds
         self.sums: dict[str, float] = {}
         self.count = 0
         self.mark, self.saved = time.process_time(), time.monotonic()
@@ -122,7 +123,8 @@ class _Keeper:
     def end_epoch(self, held: Tensor) -> None:
         """Attack the held-out images, log one row, keep the best weights, save."""
         run = self.run
-        cpu = self._spend()
+        self._spend()
+        cpu = self.cpu_seconds - self.epoch_began
         clean, robust = watch(run, held) if len(held) else (float("nan"), float("nan"))
         row: dict[str, Any] = {"epoch": run.epoch(), "rate": round(run.rate(), 5)}
         row |= {name: round(self.sums[name] / self.count, 4) for name in ("base", "dra") if name in self.sums}
@@ -136,9 +138,9 @@ class _Keeper:
         console.print(" ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
         if len(held):
             self._judge(clean, robust)
-        self.sums, self.count = {}, 0
-        self.started = (time.monotonic(), run.steps_done)
         self.save()
+        self.sums, self.count = {}, 0
+        self.started, self.epoch_began = (time.monotonic(), run.steps_done), self.cpu_seconds
 
     def _judge(self, clean: float, robust: float) -> None:
         self.last = {"clean": clean, "robust": robust}
@@ -179,11 +181,10 @@ class _Keeper:
         )
         self.saved = time.monotonic()
 
-    def _spend(self) -> float:
-        cpu = time.process_time() - self.mark
-        self.cpu_seconds += cpu
-        self.mark = time.process_time()
-        return cpu
+    def _spend(self) -> None:
+        now = time.process_time()
+        self.cpu_seconds += now - self.mark
+        self.mark = now
 
 
 def watch(run: Run, held: Tensor) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """Probe a teacher: `training/probe_teacher.py FOLDER --data DATA` prints and keeps its table."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +8,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dra_serve.errors import DraServeError
 from training.data import load_data

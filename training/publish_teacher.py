@@ -1,15 +1,11 @@
 """Copy a teacher for DRA runs, in half precision: `training/publish_teacher.py FROM TO`."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dra_serve.errors import DraServeError
 from training.teachers.folder import load_teacher, save_teacher

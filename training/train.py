@@ -1,14 +1,10 @@
 """Train a robust classifier: `training/train.py RECIPE [--field value]`; the same command goes on."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dra_serve.errors import BadRequest, DraServeError
 from training.data import load_data

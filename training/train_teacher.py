@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,6 @@ import torch
 import typer
 from rich.console import Console
 from torch.optim.swa_utils import AveragedModel
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dra_serve.errors import BadRequest, DraServeError
 from training.checkpoint import load_checkpoint, save_checkpoint

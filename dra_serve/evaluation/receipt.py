@@ -78,7 +78,7 @@ def build_receipt(
         "model_sha256": model_sha256,
         "data": {"name": images.name, "sha256": images.sha256, "split": "test"},
         "n": n,
-        "images": "all" if whole else {"permutation_seed": subset_seed, "first": n},
+        "images": "all" if whole else {"permutation_seed": subset_seed, "first": n, "of": images.total},
         "attack": {"name": attack} | rest,
         "norm": parameters["norm"],
         "eps": parameters["eps"],
