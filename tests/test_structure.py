@@ -25,10 +25,12 @@ ROOMS = {  # room -> the other rooms it may import; app -> dra_serve <- training
 LAYERS = {  # inside dra_serve: a module imports its own layer and those before it
     "errors": 0,
     "attacks": 1,
+    "cache": 1,
     "checks": 1,
     "classifier": 1,
     "gradient_graph": 1,
     "images": 1,
+    "card": 2,
     "evaluation": 2,
     "hub": 2,
     "loading": 2,
