@@ -15,10 +15,7 @@ from training.teachers.preconditioning import DDPM, EDM, Preconditioning
 def build_unet(
     *, image_channels: int, size: int, patch: int, channels: tuple[int, ...], layers: int, norm_groups: int
 ) -> UNet2DModel:
-    """Return a U-Net without attention for images (image_channels, size, size) folded by `patch`.
-
-    At 16 x 16 and below, attention cost half the images a second and was not worth it (docs/teacher.md).
-    """
+    """Return a U-Net without attention for images (image_channels, size, size) folded by `patch`."""
     return UNet2DModel(
         sample_size=size // patch,
         in_channels=image_channels * patch**2,
