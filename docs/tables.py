@@ -15,35 +15,72 @@ from pathlib import Path
 from typing import Any
 
 from dra_serve.attacks.norms import parse_radius
+from dra_serve.evaluation import paired_difference
+from dra_serve.evaluation.receipt import unpack
 from dra_serve.service.words import format_radius
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)
+MODELS = {
+    "`bundled:dra`": ROOT / "dra_serve" / "bundled" / "dra",
+    "`bundled:at`": ROOT / "dra_serve" / "bundled" / "at",
+    "control: DRA, untrained teacher": ROOT / "docs" / "receipts" / "untrained-teacher",
+}
+
+Receipt = dict[str, Any]
+Model = tuple[dict[str, Any], list[Receipt]]  # config.json, and the receipts of results.json
 
 
-def bundled(folder: Path = ROOT / "dra_serve" / "bundled") -> str:
-    """Return the bundled models' receipts as a Markdown table, a line a receipt, and its conditions.
+def bundled(folders: dict[str, Path] = MODELS) -> str:
+    """Return the models' receipts as Markdown: a row a receipt, DRA against its twin, how each was trained.
 
-    folder: holds `dra/` and `at/`, each with `config.json` and `results.json`.
+    folders: the table's name of a model -> its folder, of which `config.json` and `results.json` are
+    read; a folder that is not there has no row.
     """
-    rows, notes = [], []
-    for name in ("dra", "at"):
-        if not (folder / name / "results.json").is_file():
-            continue
-        config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-        receipts = json.loads((folder / name / "results.json").read_text(encoding="utf-8"))["receipts"]
-        rows += [_row(f"`bundled:{name}`", receipt) for receipt in receipts]
-        notes.append(_training_note(name, config))
+    models = {name: _read(folder) for name, folder in folders.items() if (folder / "results.json").is_file()}
+    rows = [_row(name, receipt) for name, (_, receipts) in models.items() for receipt in receipts]
     if not rows:
         return "Not trained yet: `dra_serve/bundled/` holds no receipts."
     head = (
         "| model | attack | n | clean | robust (95 % interval) | robust, 8-bit image |\n"
         "|---|---|---|---|---|---|"
     )
-    return "\n".join([head, *rows, "", *notes])
+    notes = [_training_note(name, config) for name, (config, _) in models.items()]
+    return "\n".join([head, *rows, "", *_differences(models), *notes])
 
 
-def _row(model: str, receipt: dict[str, Any]) -> str:
+def _read(folder: Path) -> Model:
+    """Return a model folder's config and receipts."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return config, results["receipts"]
+
+
+def _differences(models: dict[str, Model]) -> list[str]:
+    """Return a line for each run that the first model and another share: same attack, same images."""
+    (base, (_, ours)), *others = models.items()
+    return [
+        _difference(base, mine, other, its)
+        for other, (_, theirs) in others
+        for mine in ours
+        for its in theirs
+        if all(mine[key] == its[key] for key in ("attack", "norm", "eps", "n", "images", "data"))
+    ]
+
+
+def _difference(base: str, mine: Receipt, other: str, its: Receipt) -> str:
+    ours, theirs = (unpack(receipt["outcomes"]["robust"], receipt["n"]) for receipt in (mine, its))
+    difference, (low, high) = paired_difference(ours, theirs)
+    verdict = (
+        "the interval excludes 0" if low > 0 or high < 0 else "the interval includes 0: no difference shown"
+    )
+    return (
+        f"- {base} minus {other}, robust under {_attack(mine['attack'])}: {100 * difference:+.1f} points "
+        f"(paired 95 % interval {100 * low:+.1f} to {100 * high:+.1f}); {verdict}."
+    )
+
+
+def _row(model: str, receipt: Receipt) -> str:
     low, high = receipt["wilson_95"]
     attack = f"{_attack(receipt['attack'])}, {receipt['norm']} {format_radius(parse_radius(receipt['eps']))}"
     robust = f"{_percent(receipt['robust_accuracy'])} ({_percent(low)} to {_percent(high)})"
@@ -61,7 +98,7 @@ def _row(model: str, receipt: dict[str, Any]) -> str:
 def _attack(attack: dict[str, Any]) -> str:
     """Return an attack as papers write it: `PGD-50 x 5` is 50 steps from each of 5 random starts."""
     text = str(attack["name"]).upper()
-    if "steps" in attack:
+    if attack.get("steps", 1) > 1:
         text += f"-{attack['steps']}"
     if attack.get("restarts", 1) > 1:
         text += f" x {attack['restarts']}"
@@ -75,7 +112,7 @@ def _percent(share: float) -> str:
 def _training_note(name: str, config: dict[str, Any]) -> str:
     training, data = config["training"], config["data"]
     return (
-        f"- `bundled:{name}`: recipe `{config['name']}`, {training['epochs']} epochs over "
+        f"- {name}: recipe `{config['name']}`, {training['epochs']} epochs over "
         f"{data['images']:,} images of {data['name']}, {training['cpu_minutes']:.0f} minutes of one CPU core."
     )
 

@@ -2,50 +2,75 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from docs.tables import PAGES, ROOT, bundled, fill
+from dra_serve.attacks import ATTACKS
+from dra_serve.evaluation.data import LabelledImages
+from dra_serve.evaluation.receipt import build_receipt
+from dra_serve.evaluation.runner import Outcomes
 
-RECEIPT = {
-    "attack": {"name": "pgd", "steps": 50, "restarts": 5},
-    "norm": "linf",
-    "eps": "8/255",
-    "n": 10_000,
-    "clean_accuracy": 0.6554,
-    "robust_accuracy": 0.4126,
-    "robust_accuracy_8bit": 0.4129,
-    "wilson_95": [0.4030, 0.4223],
-}
+N = 10_000
 
 
-def write_model(folder: Path, name: str) -> None:
+def receipt(robust: int, *, steps: int = 50, total: int = N) -> dict[str, Any]:
+    """Return the receipt of N images out of `total`: 6,554 right when clean, the first `robust` attacked."""
+    numbers = np.arange(N)
+    images = LabelledImages(
+        "cifar10", "0" * 64, np.zeros((N, 1, 1, 1), np.uint8), numbers % 10, numbers, total
+    )
+    attacked = numbers < robust
+    return build_receipt(
+        Outcomes(clean=numbers < 6554, robust=attacked, robust_8bit=attacked),
+        images,
+        model="tiny",
+        model_sha256="0" * 64,
+        attack="pgd",
+        parameters=ATTACKS["pgd"].resolve((3, 32, 32), eps="8/255", steps=steps, restarts=5).as_dict(),
+        subset_seed=0,
+        seconds=1.0,
+    )
+
+
+def write_model(folder: Path, *receipts: dict[str, Any]) -> Path:
     config = {
-        "name": f"cifar10-tiny-{name}",
+        "name": f"cifar10-tiny-{folder.name}",
         "data": {"name": "cifar10", "images": 50_000},
         "training": {"epochs": 40, "cpu_minutes": 171.6},
     }
-    (folder / name).mkdir()
-    (folder / name / "config.json").write_text(json.dumps(config))
-    (folder / name / "results.json").write_text(json.dumps({"receipts": [RECEIPT]}))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "results.json").write_text(json.dumps({"receipts": receipts}))
+    return folder
 
 
 def test_a_row_holds_the_receipts_figures(tmp_path: Path) -> None:
-    write_model(tmp_path, "dra")
-    row = "| `bundled:dra` | PGD-50 x 5, linf 8/255 | 10,000 | 65.5 % | 41.3 % (40.3 % to 42.2 %) | 41.3 % |"
-    assert row in bundled(tmp_path).splitlines()
-
-
-def test_both_models_stand_in_one_table_with_how_they_were_trained(tmp_path: Path) -> None:
-    write_model(tmp_path, "at")
-    write_model(tmp_path, "dra")
-    table = bundled(tmp_path)
-    assert table.index("| `bundled:dra`") < table.index("| `bundled:at`")
+    table = bundled({"dra": write_model(tmp_path / "dra", receipt(4126))})
+    row = "| dra | PGD-50 x 5, linf 8/255 | 10,000 | 65.5 % | 41.3 % (40.3 % to 42.2 %) | 41.3 % |"
+    assert row in table.splitlines()
     assert "40 epochs over 50,000 images of cifar10, 172 minutes of one CPU core" in table
 
 
+def test_the_pair_is_compared_image_by_image(tmp_path: Path) -> None:
+    dra = write_model(tmp_path / "dra", receipt(4200), receipt(4300, steps=20))
+    at = write_model(tmp_path / "at", receipt(4100), receipt(4299, steps=20))
+    table = bundled({"dra": dra, "at": at})
+    assert "dra minus at, robust under PGD-50 x 5: +1.0 points (paired 95 % interval +0.8 to +1.2)" in table
+    assert "PGD-50 x 5: +1.0 points (paired 95 % interval +0.8 to +1.2); the interval excludes 0" in table
+    assert "PGD-20 x 5: +0.0 points (paired 95 % interval -0.0 to +0.0); the interval includes 0" in table
+
+
+def test_runs_on_other_images_are_not_compared(tmp_path: Path) -> None:
+    dra = write_model(tmp_path / "dra", receipt(4200))
+    at = write_model(tmp_path / "at", receipt(4100, total=2 * N))
+    assert "minus" not in bundled({"dra": dra, "at": at})
+
+
 def test_no_receipts_is_said(tmp_path: Path) -> None:
-    assert bundled(tmp_path).startswith("Not trained yet")
+    assert bundled({"dra": tmp_path / "none"}).startswith("Not trained yet")
 
 
 def test_fill_replaces_what_lies_between_the_markers_alone() -> None:
