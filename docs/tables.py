@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dra_serve.attacks.norms import parse_radius
+from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.evaluation import paired_difference
 from dra_serve.evaluation.receipt import unpack
-from dra_serve.service.words import format_radius
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)

@@ -8,7 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from dra_serve.errors import ModelFolderError
+from dra_serve.attacks.norms import format_radius, parse_radius
+from dra_serve.errors import ModelFolderError, UserError
 from dra_serve.model_folder import GRADIENT, RESULTS, ModelConfig, ModelFolder, read_folder, write_sums
 
 CARD = "README.md"
@@ -40,6 +41,8 @@ def model_card(folder: ModelFolder, repo_id: str | None = None) -> str:
         )
     except KeyError as error:
         raise ModelFolderError(f"a receipt without {error}", file=RESULTS) from error
+    except (AttributeError, TypeError, ValueError, UserError) as error:
+        raise ModelFolderError(f"a receipt that cannot be read: {error}", file=RESULTS) from error
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -151,17 +154,19 @@ def _row(receipt: dict[str, Any]) -> str:
 def _conditions(receipt: dict[str, Any]) -> Iterator[str]:
     """Yield what the table has no column for: which images, which file, every argument, each warning."""
     data, attack = receipt["data"], receipt["attack"]
-    total = data.get("images", receipt["n"])
-    which = "all" if receipt["n"] == total else "a seeded choice"
+    images, n = receipt["images"], receipt["n"]
+    which = f"all {n:,}"
+    if images != "all":
+        which = f"{n:,} of {images['of']:,} (permutation seed {images['permutation_seed']})"
     split = f" {data['split']}" if data.get("split") else ""
     arguments = _plain({name: value for name, value in attack.items() if name != "name"})
     yield (
-        f"{_attack(receipt)}: {which} of {total:,}{split} images of {data['name']} "
+        f"{_attack(receipt)}: {which}{split} images of {data['name']} "
         f"(sha256 `{data['sha256'][:12]}`), `model.onnx` sha256 `{receipt['model_sha256'][:12]}`, "
         f"seed {receipt['seed']}; {arguments}"
     )
     for warning in receipt.get("warnings", []):
-        yield f"Warning, {_attack(receipt)}: {warning['detail']}"
+        yield f"Warning, {_attack(receipt)}: {warning}"
 
 
 def _attack(receipt: dict[str, Any]) -> str:
@@ -169,7 +174,8 @@ def _attack(receipt: dict[str, Any]) -> str:
     attack = receipt["attack"]
     steps = f"-{attack['steps']}" if attack.get("steps", 1) > 1 else ""
     restarts = f" x {attack['restarts']}" if attack.get("restarts", 1) > 1 else ""
-    return f"{attack['name'].upper()}{steps}{restarts}, {receipt['norm']} {receipt['eps']}"
+    eps = format_radius(parse_radius(receipt["eps"]))
+    return f"{attack['name'].upper()}{steps}{restarts}, {receipt['norm']} {eps}"
 
 
 def _use(folder: ModelFolder, repo_id: str | None) -> str:

@@ -289,8 +289,7 @@ def _print_attacks(
 
 def _receipt_cells(receipt: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the columns of `models` after the name."""
-    from dra_serve.attacks.norms import parse_radius
-    from dra_serve.service.words import format_radius
+    from dra_serve.attacks.norms import format_radius, parse_radius
 
     if receipt is None:
         return ("not measured", "", "", "", "")

@@ -102,13 +102,14 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
     exact = copy.deepcopy(network).double()
     errors, own_errors, value_errors, own_value_errors, signs = [], [], [], [], []
     for x, y, target in _batches(model):
-        _, value, grad = model.loss_and_grad(x, y, loss, target)
+        logits, value, grad = model.loss_and_grad(x, y, loss, target)
         expected_value, expected_grad = _by_autograd(exact, torch.from_numpy(x).double(), y, loss, target)
         own_value, own_grad = _by_autograd(network, torch.from_numpy(x), y, loss, target)
-        value_errors += [*_row_errors(value, expected_value)]
-        own_value_errors += [*_row_errors(own_value, expected_value)]
-        errors += [*_row_errors(grad, expected_grad)]
-        own_errors += [*_row_errors(own_grad, expected_grad)]
+        scale = _condition(logits, loss)
+        value_errors += [*_row_errors(value, expected_value) / scale]
+        own_value_errors += [*_row_errors(own_value, expected_value) / scale]
+        errors += [*_row_errors(grad, expected_grad) / scale]
+        own_errors += [*_row_errors(own_grad, expected_grad) / scale]
         steep = np.abs(expected_grad).max(axis=(1, 2, 3)) > FLAT
         signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].mean(axis=(1, 2, 3))]
     found = [Finding(f"{loss} value", max(value_errors), _allowed(own_value_errors))]
@@ -121,10 +122,24 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
     ]
 
 
+def _condition(logits: np.ndarray, loss: Loss) -> np.ndarray:
+    """Return by how much a loss multiplies a relative error of the logits, at least 1, for each example.
+
+    dlr divides by d = s1 - s3 (dlr_targeted by s1 - (s3 + s4) / 2), so logits that float32 rounds by a
+    share r of the largest move it by the share r max|z| / d: near a tie no float32 code does better.
+    """
+    best = -np.sort(-logits.astype(np.float64), axis=1)
+    if loss not in ("dlr", "dlr_targeted") or best.shape[1] < 4:
+        return np.ones(len(logits))
+    d = best[:, 0] - (best[:, 2] if loss == "dlr" else best[:, 2:4].mean(axis=1))
+    condition: np.ndarray = np.maximum(1.0, np.abs(logits).max(axis=1) / np.maximum(d, 1e-12))
+    return condition
+
+
 def _allowed(own_errors: list[float]) -> float:
     """Return the tolerance, or thrice torch's own error in float32 where that is more.
 
-    A near-zero value, or dlr near a tie of s1 and s3, multiplies whatever float32 rounds.
+    A near-zero value multiplies whatever float32 rounds.
     """
     return max(TOLERANCE, 3 * max(own_errors))
 

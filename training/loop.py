@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dra_serve.attacks import pgd
+from dra_serve.attacks.norms import format_radius
 from dra_serve.errors import BadRequest
 from dra_serve.model_folder import ModelConfig, write_config, write_sums
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -252,7 +252,7 @@ def _write_model(run: Run, folder: Path, keep: _Keeper) -> Path:
         | {
             "name": recipe.name,
             "data": {"name": run.data.name, "sha256": run.data.sha256(), "images": len(run.kept)},
-            "threat": {"norm": recipe.norm, "eps": radius_text(recipe.eps)},
+            "threat": {"norm": recipe.norm, "eps": format_radius(recipe.eps)},
             "recipe": to_json(recipe),
             "twin": recipe.twin,
             "training": {
@@ -266,14 +266,3 @@ def _write_model(run: Run, folder: Path, keep: _Keeper) -> Path:
     write_config(out, config)
     write_sums(out)
     return out
-
-
-def radius_text(eps: float) -> str:
-    """Return eps as people write it: in 255ths where it is a whole number of them."""
-    k = round(eps * 255)
-    return f"{k}/255" if abs(eps * 255 - k) < 1e-9 else repr(eps)
-
-
-def twin_of(recipe: Recipe) -> Recipe:
-    """Return the recipe without DRA: nothing else differs."""
-    return replace(recipe, name=recipe.twin or f"{recipe.name}-twin", lam=0.0, twin=None)

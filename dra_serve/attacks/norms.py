@@ -132,6 +132,14 @@ def parse_radius(value: Any, *, field: str = "eps") -> float:
     return radius
 
 
+def format_radius(eps: float) -> str:
+    """Return eps as people write it: "8/255" on the 8-bit grid, otherwise three digits."""
+    levels = eps * 255
+    if levels > 0 and abs(levels - round(levels)) < 1e-6 * levels:
+        return f"{round(levels)}/255"
+    return f"{eps:.3g}"
+
+
 def _from_text(text: str) -> float:
     numerator, slash, denominator = text.partition("/")
     return float(numerator) / float(denominator) if slash else float(text)

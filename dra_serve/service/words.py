@@ -1,6 +1,7 @@
 """What happened, in a sentence: the same words on the page, in the terminal and in a log of a talk."""
 
 from dra_serve.attacks import PgdParameters
+from dra_serve.attacks.norms import format_radius
 from dra_serve.classifier import Prediction
 from dra_serve.service.answers import AttackAnswer, Attacked
 
@@ -37,14 +38,6 @@ def verdict(attacked: Attacked, answer: AttackAnswer) -> str:
         f"{attacked.model} withstood the attack ({budget}): still {after.label} at {percent(after.score)}, "
         f"was {percent(before.score)}."
     )
-
-
-def format_radius(eps: float) -> str:
-    """Return eps as people write it: "8/255" on the 8-bit grid, otherwise three digits."""
-    levels = eps * 255
-    if levels > 0 and abs(levels - round(levels)) < 1e-6 * levels:
-        return f"{round(levels)}/255"
-    return f"{eps:.3g}"
 
 
 def percent(score: float) -> str:

@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from dra_serve.attacks.norms import format_radius
 from dra_serve.classifier import Prediction
 from dra_serve.images import data_uri, encode_png
 from dra_serve.service.answers import Attacked, Step
 from dra_serve.service.ui.view import image, text
-from dra_serve.service.words import format_radius, percent
+from dra_serve.service.words import percent
 
 ROWS = 5
 _GREY = 128

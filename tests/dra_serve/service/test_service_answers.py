@@ -9,13 +9,14 @@ import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dra_serve.attacks.norms import format_radius
 from dra_serve.errors import BadRequest, ModelFolderError, UnknownModel
 from dra_serve.gradient_graph import differentiate
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.answers import AttackRequest, Step, attack_models, predict_pixels, to_prediction
 from dra_serve.service.registry import Registry
 from dra_serve.service.settings import Settings
-from dra_serve.service.words import describe, format_radius, percent
+from dra_serve.service.words import describe, percent
 
 CLASSES = ("cat", "dog", "ship", "truck")
 Make = Callable[..., OnnxClassifier]
