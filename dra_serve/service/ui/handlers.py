@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dra_serve.errors import DraServeError
+from dra_serve.attacks.norms import format_radius, parse_radius
+from dra_serve.errors import DraServeError, UserError
 from dra_serve.images import fit
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.answers import AttackAnswer, AttackRequest, Step, predict_pixels
@@ -18,11 +20,10 @@ from dra_serve.service.ui.card import Card, Face, stage
 from dra_serve.service.ui.live import Turn, watch
 from dra_serve.service.ui.picture import Picture, read_examples, read_upload, resize, size
 from dra_serve.service.ui.view import message
-from dra_serve.service.words import describe, percent
+from dra_serve.service.words import describe
 
 READY = "Press Attack: the same attack meets every model, with full knowledge of its weights."
 WAITING = "Waiting for another visitor's attack to end …"
-STOPPING = "Stopping …"
 TOO_MANY = "The attack did not start: too many visitors wait for theirs. Try again in a moment."
 STOPPED = "Stopped. This is the judgement on the best images so far."
 _FRAME = 0.08  # seconds between two pictures of the stage: what eyes and a phone's network can follow
@@ -73,23 +74,22 @@ class Handlers:
         """Return a new attack's turn, and the message while it waits for it."""
         return Turn(), message([WAITING], "busy")
 
-    def stop(self, turn: Turn | None) -> str:
-        """End the attack at its next step, or before it has begun; return the message until then."""
+    def stop(self, turn: Turn | None) -> None:
+        """End the attack at its next step, or before it has begun."""
         if turn is not None:
             turn.stop.set()
-        return message([STOPPING], "busy")
 
-    def ended(
-        self, turn: Turn | None, picture: Picture | None, names: Sequence[str]
-    ) -> tuple[str, str] | None:
-        """Return message and stage once no more of an attack will come; None if its last stays.
+    def ended(self, turn: Turn | None) -> tuple[str | None, str | None]:
+        """Return message and stage once no more of an attack will come; None for what stays.
 
-        A step of an attack that was left may have come after the new picture, which is shown again.
+        Answers overtake each other: a step of an attack that was left may have come after what the
+        visitor went on to, which is shown again.
         """
-        if turn is None or (turn.began and not turn.left):
-            return None
-        text, cards = self.show(picture, names)
-        return (text if turn.left else message([TOO_MANY], "error")), cards
+        if turn is not None and turn.instead is not None:
+            return turn.instead
+        if turn is not None and not turn.began:
+            return message([TOO_MANY], "error"), None
+        return None, None
 
     def attack(
         self, turn: Turn | None, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
@@ -99,7 +99,7 @@ class Handlers:
         turn.began = True
         try:
             for shown in self._attack(turn.stop, picture, names, options):
-                if not turn.left:
+                if turn.instead is None:
                     yield shown
         except DraServeError as error:
             yield message([error.detail], "error"), self.show(picture, names)[1]
@@ -151,23 +151,29 @@ class Handlers:
 
 
 def introduce(model: OnnxClassifier) -> Face:
-    """Return a model's name, what it was trained with, and its first receipt in a line."""
+    """Return a model's name, what it was trained with, and the most telling of its receipts in a line."""
     lam = model.config.recipe.get("lam") if model.config else None
-    role = "" if lam is None else "DRA" if lam > 0 else "AT twin"
+    role = ("DRA" if lam > 0 else "AT twin") if isinstance(lam, (int, float)) else ""
     return Face(name=model.name, role=role, record=record(model.receipts))
 
 
 def record(receipts: Sequence[dict[str, Any]]) -> str:
-    """Return the first receipt with both accuracies as a line, "" if there is none."""
+    """Return the receipt of the most images, of those the hardest attack's, as a line; "" without any.
+
+    Receipts come from outside: one without the figures is passed over.
+    """
+    lines = []
     for receipt in receipts:
-        clean, robust = receipt.get("clean_accuracy"), receipt.get("robust_accuracy_8bit")
-        if isinstance(clean, (int, float)) and isinstance(robust, (int, float)):
-            attack = receipt.get("attack", {}).get("name", "attack")
-            return (
-                f"{receipt.get('n', 0):,} test images: {percent(clean)} clean, "
-                f"{percent(robust)} under {attack}, {receipt.get('norm', '')} {receipt.get('eps', '')}."
+        with suppress(KeyError, TypeError, ValueError, UserError):
+            attack, steps = receipt["attack"]["name"], receipt["attack"].get("steps", "")
+            robust = float(receipt["robust_accuracy_8bit"])
+            line = (
+                f"{receipt['n']:,} test images: {100 * receipt['clean_accuracy']:.1f} % clean, "
+                f"{100 * robust:.1f} % under {attack}{f'-{steps}' if steps else ''}, "
+                f"{receipt['norm']} {format_radius(parse_radius(receipt['eps']))}."
             )
-    return ""
+            lines.append((-receipt["n"], robust, line))
+    return min(lines)[2] if lines else ""
 
 
 def _with_step(card: Card, step: Step) -> Card:

@@ -14,17 +14,17 @@ from dra_serve.service.attack_job import AttackJob
 class Turn:
     """One visitor's attack, from the press of the button.
 
-    stop: set it to end the attack at its next step. left: the visitor went on to another picture, and
-    is to see no more of this one.
+    stop: set it to end the attack at its next step. instead: message and stage that the visitor went on
+    to; of this attack they are to see no more.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
     began: bool = False
-    left: bool = False
+    instead: tuple[str, str] | None = None
 
-    def leave(self) -> None:
+    def leave(self, instead: tuple[str, str]) -> None:
         """End the attack without a verdict."""
-        self.left = True
+        self.instead = instead
         self.stop.set()
 
 

@@ -164,10 +164,9 @@ class _Page:
             concurrency_limit=1,
             **quiet,
         )
-        end = [self.turn, self.picture, self.models], [self.message, self.stage, *buttons]
-        running.success(self._ended, *end, queue=False, **quiet)
-        running.failure(self._ended, *end, queue=False, **quiet)
-        self.stop.click(self.handlers.stop, self.turn, self.message, queue=False, **quiet)
+        for end in (running.success, running.failure):
+            end(self._ended, self.turn, [self.message, self.stage, *buttons], queue=False, **quiet)
+        self.stop.click(self._stop, self.turn, self.stop, queue=False, **quiet)
 
         shown = [self.picture, self.gallery, self.current, self.resize, self.message, self.stage, *buttons]
         now = [self.turn, self.picture, self.models]
@@ -179,8 +178,13 @@ class _Page:
     def _begin(self) -> tuple[Any, ...]:
         return *self.handlers.begin(), gr.update(interactive=False), gr.update(interactive=True)
 
-    def _ended(self, turn: Turn | None, picture: Picture | None, names: list[str]) -> tuple[Any, ...]:
-        return *(self.handlers.ended(turn, picture, names) or (gr.skip(), gr.skip())), *_idle()
+    def _stop(self, turn: Turn | None) -> Any:
+        self.handlers.stop(turn)
+        return gr.update(interactive=False)
+
+    def _ended(self, turn: Turn | None) -> tuple[Any, ...]:
+        message, stage = self.handlers.ended(turn)
+        return message or gr.skip(), gr.skip() if stage is None else stage, *_idle()
 
     def _attack(
         self,
@@ -219,16 +223,18 @@ class _Page:
         self, turn: Turn | None, picture: Picture | None, names: list[str], problem: str | None = None
     ) -> tuple[Any, ...]:
         """Return the values of `shown` in `_wire`; problem: what to say instead of the usual message."""
-        if turn is not None:
-            turn.leave()
         message, stage = self.handlers.show(picture, names)
+        if problem is not None:
+            message = view.message([problem], "error")
+        if turn is not None:
+            turn.leave((message, stage))
         fits = picture is None or picture.fits(self.handlers.input_shape)
         return (
             picture,
             view.examples(self.handlers.examples, picture),
             view.current(picture),
             gr.update(visible=not fits),
-            message if problem is None else view.message([problem], "error"),
+            message,
             stage,
             *_idle(),
         )

@@ -1,0 +1,188 @@
+"""What the buttons do, on real models: attacks that are watched, stopped, left, refused."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.service.registry import Registry
+from dra_serve.service.ui.handlers import Handlers, introduce, record
+from dra_serve.service.ui.live import Turn
+from dra_serve.service.ui.picture import Picture
+
+from .conftest import CLASSES, RECEIPT, SHAPE, noise
+
+PICTURE = Picture(name="noise", pixels=noise(0), about="noise")
+OPTIONS = {"norm": "linf", "eps": "8/255", "steps": 20, "restarts": 1, "seed": 0}
+PAIR = ("tiny-dra", "tiny-at")
+
+
+@pytest.fixture
+def handlers(registry: Registry, examples: Path) -> Handlers:
+    return Handlers(registry, examples=examples, attack_seconds=20)
+
+
+def run(handlers: Handlers, turn: Turn | None = None, **replaced: Any) -> list[tuple[str, str]]:
+    names = replaced.pop("names", PAIR)
+    return list(handlers.attack(turn, PICTURE, names, OPTIONS | replaced))
+
+
+def attack_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "dra-ui-attack" in thread.name]
+
+
+def test_an_attack_is_shown_step_by_step_and_judged_in_words(handlers: Handlers) -> None:
+    *frames, (message, stage) = run(handlers)
+    assert frames
+    assert all('data-kind="busy"' in text for text, _ in frames)
+    assert "tiny-dra withstood the attack (linf, eps 8/255, 20 steps): still cat" in message
+    assert "tiny-at was fooled after" in message
+    assert "No image fools another model than its own." in message
+    assert 'data-model="tiny-dra" data-state="held"' in stage
+    assert 'data-model="tiny-at" data-state="fooled"' in stage
+
+
+def test_one_model_is_enough(handlers: Handlers) -> None:
+    message, stage = run(handlers, names=["tiny-at"])[-1]
+    assert message.count("<p>") == 1
+    assert stage.count("<article") == 1
+
+
+def test_radius_zero_changes_nothing_and_fools_nobody(handlers: Handlers) -> None:
+    _, stage = run(handlers, eps="0/255")[-1]
+    assert stage.count("none at all") == 2
+    assert stage.count('data-state="held"') == 2
+
+
+def test_a_pressed_stop_ends_the_attack_with_a_verdict(handlers: Handlers) -> None:
+    turn, _ = handlers.begin()
+    frames = handlers.attack(turn, PICTURE, ["tiny-dra"], OPTIONS | {"steps": 100})
+    next(frames)
+    handlers.stop(turn)
+    message, stage = list(frames)[-1]
+    assert "Stopped." in message
+    assert 'data-state="unfinished"' in stage
+
+
+def test_a_stop_before_the_turn_has_come_attacks_nothing(handlers: Handlers) -> None:
+    turn, _ = handlers.begin()
+    handlers.stop(turn)
+    ((message, stage),) = run(handlers, turn)
+    assert 'data-kind="hint"' in message
+    assert 'data-state="ready"' in stage
+
+
+def test_an_attack_that_was_left_shows_nothing_more(handlers: Handlers) -> None:
+    turn, _ = handlers.begin()
+    frames = handlers.attack(turn, PICTURE, PAIR, OPTIONS | {"steps": 100})
+    next(frames)
+    turn.leave(("new message", "new stage"))
+    assert list(frames) == []
+    assert handlers.ended(turn) == ("new message", "new stage")
+
+
+def test_a_visitor_who_closes_the_page_leaves_no_thread_behind(handlers: Handlers) -> None:
+    frames = handlers.attack(Turn(), PICTURE, PAIR, OPTIONS | {"steps": 100})
+    next(frames)
+    assert attack_threads()
+    frames.close()  # type: ignore[attr-defined]  # what Gradio does
+    assert not attack_threads()
+
+
+def test_an_attack_that_never_had_its_turn_says_so(handlers: Handlers) -> None:
+    turn, _ = handlers.begin()
+    message, stage = handlers.ended(turn)
+    assert message is not None
+    assert "too many visitors" in message
+    assert stage is None
+
+
+def test_an_attack_that_had_its_turn_keeps_its_verdict(handlers: Handlers) -> None:
+    turn, _ = handlers.begin()
+    run(handlers, turn)
+    assert handlers.ended(turn) == handlers.ended(None) == (None, None)
+
+
+def test_the_same_seed_gives_the_same_verdict(handlers: Handlers) -> None:
+    assert run(handlers, seed=3)[-1] == run(handlers, seed=3)[-1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", None), ("seed", -1), ("eps", "nan"), ("eps", -1), ("steps", 10**9), ("norm", "l7")],
+)
+def test_a_bad_value_is_a_sentence_that_names_it(handlers: Handlers, field: str, value: Any) -> None:
+    ((message, stage),) = run(handlers, **{field: value})
+    assert 'data-kind="error"' in message
+    assert f"{field}: got " in message
+    assert 'data-state="ready"' in stage
+
+
+def test_an_unknown_model_is_a_sentence(handlers: Handlers) -> None:
+    ((message, _),) = run(handlers, names=["nobody"])
+    assert "got nobody; allowed: tiny-dra, tiny-at" in message
+
+
+@pytest.mark.parametrize(
+    ("picture", "names", "says"),
+    [
+        (None, PAIR, "Choose an example or upload"),
+        (
+            Picture(name="w", pixels=noise(0, 20, 30), about="w"),
+            PAIR,
+            "30 × 20 pixels; the models take 32 × 32",  # noqa: RUF001
+        ),
+        (PICTURE, (), "Choose at least one model"),
+    ],
+)
+def test_what_is_missing_is_said_and_not_attacked(
+    handlers: Handlers, picture: Picture | None, names: tuple[str, ...], says: str
+) -> None:
+    ((message, stage),) = handlers.attack(Turn(), picture, names, OPTIONS)
+    assert says in message
+    assert stage == ""
+
+
+def test_an_upload_that_is_no_picture_is_a_sentence(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "text.png"
+    file.write_text("no picture", encoding="utf-8")
+    assert handlers.upload(str(file)) == (None, "image: no image we read; allowed: PNG, JPEG, WebP")
+
+
+@pytest.mark.parametrize("index", [-1, 3, None, "0", 1.5])
+def test_an_index_from_the_browser_is_not_trusted(handlers: Handlers, index: Any) -> None:
+    assert handlers.example(index) is None
+
+
+def test_a_model_without_gradients_predicts_but_is_not_attacked(
+    linear_onnx: Callable[..., onnx.ModelProto], examples: Path
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((len(CLASSES), int(np.prod(SHAPE))))
+    forward = linear_onnx(weights, np.zeros(len(CLASSES)), SHAPE).SerializeToString()
+    model = OnnxClassifier(forward, None, classes=CLASSES, input_shape=SHAPE, name="plain")
+    handlers = Handlers(Registry([model]), examples=examples, attack_seconds=20)
+    ((message, stage),) = run(handlers, names=["plain"])
+    assert "models with a gradient graph" in message
+    assert 'data-state="ready"' in stage
+
+
+def test_models_are_introduced_by_recipe_and_receipt(registry: Registry) -> None:
+    dra, at = map(introduce, registry)
+    assert (dra.name, dra.role, at.role) == ("tiny-dra", "DRA", "AT twin")
+    assert dra.record == "10,000 test images: 65.5 % clean, 37.5 % under pgd-50, linf 8/255."
+
+
+def test_the_receipt_shown_is_of_the_most_images_and_the_hardest_attack() -> None:
+    few, hard = RECEIPT | {"n": 100, "robust_accuracy_8bit": 0.1}, RECEIPT | {"robust_accuracy_8bit": 0.3}
+    assert "30.0 % under" in record([few, RECEIPT, hard])
+
+
+@pytest.mark.parametrize("broken", [{}, {"n": 3}, RECEIPT | {"eps": "x"}, RECEIPT | {"attack": None}])
+def test_a_receipt_without_the_figures_is_passed_over(broken: dict[str, Any]) -> None:
+    assert record([broken]) == ""
+    assert record([broken, RECEIPT]) != ""
