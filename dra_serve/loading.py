@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dra_serve.cache import cache_folder
 from dra_serve.errors import BadRequest, MissingExtra, ModelFolderError
-from dra_serve.model_folder import FORWARD, read_folder, sha256
+from dra_serve.model_folder import read_folder, sha256
 from dra_serve.onnx_classifier import OnnxClassifier, plain_signature
 
 _BUNDLED = Path(__file__).parent / "bundled"
@@ -49,22 +49,6 @@ def load(source: str | Path, revision: str | None = None) -> OnnxClassifier:
 def bundled_names() -> list[str]:
     """Return the names that `load("bundled:NAME")` knows."""
     return sorted(path.parent.name for path in _BUNDLED.glob("*/config.json"))
-
-
-def forward_path(source: str | Path) -> Path:
-    """Return the forward .onnx file that `load(source)` runs: what a receipt's model sha256 is taken of.
-
-    Raises BadRequest where the source is not on this disk; `pull` a Hub id first.
-    """
-    text, path = str(source), Path(source)
-    if text.startswith("bundled:"):
-        path = _BUNDLED / text.removeprefix("bundled:")
-    forward = path / FORWARD if path.is_dir() else path
-    if not forward.is_file():
-        raise BadRequest(
-            "source", given=text, allowed="bundled:NAME, a model folder or an .onnx file on this disk"
-        )
-    return forward
 
 
 def _load_bundled(name: str) -> OnnxClassifier:

@@ -1,5 +1,6 @@
 """An ONNX file behind the Classifier protocol, on ONNX Runtime alone."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class OnnxClassifier:
     Each a path, or the bytes of a file that holds its own weights.
     classes: K names; input_shape: (C, H, W). threads: of one session call; more seldom helps.
     config, receipts: what the model folder says, if the model comes from one.
+    sha256, gradient_sha256: of the two graphs, in hexadecimal; None without a gradient graph.
 
     Both graphs are tried on two fixed images: ModelFolderError, naming the file, if one does not load,
     has other shapes, or if their logits differ.
@@ -50,6 +52,8 @@ class OnnxClassifier:
         self.has_gradient = gradient is not None
         self._forward = _Graph(forward, "model.onnx", threads)
         self._gradient = None if gradient is None else _Graph(gradient, "model.gradient.onnx", threads)
+        self.sha256 = _sha256(forward)
+        self.gradient_sha256 = None if gradient is None else _sha256(gradient)
         self._cross_check()
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -136,6 +140,11 @@ class _Graph:
     def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         outputs: list[np.ndarray] = self.session.run(None, dict(zip(self._inputs, arrays, strict=True)))
         return outputs
+
+
+def _sha256(source: Path | bytes) -> str:
+    content = source.read_bytes() if isinstance(source, Path) else source
+    return hashlib.sha256(content).hexdigest()
 
 
 def _session_options(threads: int) -> ort.SessionOptions:

@@ -1,8 +1,17 @@
-"""Robust accuracy that can be believed: a resumable run over images, and a receipt beside every number."""
+"""Robust accuracy that can be believed: a resumable run over images, and a receipt beside every number.
 
-from dra_serve.evaluation.data import LabelledImages, read_images
-from dra_serve.evaluation.receipt import build_receipt, paired_difference, wilson
-from dra_serve.evaluation.runner import Outcomes, evaluate
+Imported when first used: the command line starts without NumPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dra_serve.evaluation.data import LabelledImages, read_images
+    from dra_serve.evaluation.receipt import build_receipt, read_receipts
+    from dra_serve.evaluation.runner import evaluate
+    from dra_serve.evaluation.state import Outcomes
+    from dra_serve.evaluation.statistics import paired_difference, wilson
 
 __all__ = [
     "LabelledImages",
@@ -11,5 +20,23 @@ __all__ = [
     "evaluate",
     "paired_difference",
     "read_images",
+    "read_receipts",
     "wilson",
 ]
+
+_HOMES = {
+    "LabelledImages": "data",
+    "Outcomes": "state",
+    "build_receipt": "receipt",
+    "evaluate": "runner",
+    "paired_difference": "statistics",
+    "read_images": "data",
+    "read_receipts": "receipt",
+    "wilson": "statistics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dra_serve.evaluation' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,78 +1,94 @@
 """`dra-serve evaluate`: a robust accuracy with its receipt, or a receipt run again."""
 
 import json
-import time
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dra_serve.attacks import get_attack
-from dra_serve.errors import BadRequest
-from dra_serve.evaluation.data import LabelledImages, read_images
-from dra_serve.evaluation.receipt import build_receipt, unpack, wilson
-from dra_serve.evaluation.runner import Outcomes, evaluate
-from dra_serve.loading import load
-from dra_serve.model_folder import GRADIENT, sha256, write_receipts, write_sums
-from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.errors import BadRequest, DataMissing, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dra_serve.evaluation.data import LabelledImages
+    from dra_serve.evaluation.state import Outcomes
+    from dra_serve.onnx_classifier import OnnxClassifier
 
 _console = Console(stderr=True)
 
 
 def evaluate_command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, bundled:NAME, .onnx file or Hub id.")
-    ],
-    data: Annotated[Path, typer.Option(help="Folder with test*.parquet, or an .npz with x and y.")],
-    attack: Annotated[str, typer.Option(help="The attack by name.")] = "pgd",
-    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
-    eps: Annotated[str, typer.Option(help='Radius in units of x: "8/255" or 0.03.')] = "8/255",
-    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 20,
-    restarts: Annotated[int, typer.Option(help="Random starts.")] = 1,
-    alpha: Annotated[
-        str | None, typer.Option(help="Step size; min(2.5 eps / steps, eps) if not given.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="A model folder, bundled:NAME, .onnx file or Hub id."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with test*.parquet, or an .npz with x and y; default: DRA_SERVE_CIFAR10."),
+    ] = None,
+    attack: Annotated[str, typer.Option(help="The attack by name.")] = "pgd",
+    norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius in units of x in [0, 1]; default 8/255.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Size of a step; default 2.5 eps / steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a restart; default 20.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Random starts; default 1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's noise, and of the choice of images.")] = 0,
     n: Annotated[
-        int | None, typer.Option("-n", help="A random choice of so many images; all if not given.")
+        int | None, typer.Option("-n", help="A random choice of so many images; default: all.")
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="File to go on from after a kill.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="File to go on from after a kill; default: one in the cache.")
+    ] = None,
     receipt: Annotated[Path | None, typer.Option(help="Write the receipt here.")] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Add the receipt to the model folder's results.json.")
+        bool, typer.Option("--keep", help="Add the receipt to the model folder, and renew its card.")
     ] = False,
     verify: Annotated[
-        Path | None, typer.Option(help="Re-run this receipt (or results.json) and compare.")
+        Path | None,
+        typer.Option(help="Run this receipt (or results.json) again; default MODEL: the folder it is in."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")] = False,
 ) -> None:
     """Attack MODEL on test images: clean and robust accuracy, exact and on 8-bit images."""
-    classifier, digest = load(model), _digest(model)
     if verify is not None:
-        _verify(classifier, digest, data, verify)
+        _verify(model, data, verify, state, as_json=as_json)
         return
-    options: dict[str, Any] = {"norm": norm, "eps": eps, "steps": steps, "restarts": restarts, "seed": seed}
-    if alpha is not None:
-        options["alpha"] = alpha
-    images = read_images(data, n=n, seed=seed)
-    made = _run(classifier, digest, images, attack, options, subset_seed=seed, state=state)
+    from dra_serve.attacks import get_attack
+    from dra_serve.evaluation.data import read_images
+    from dra_serve.loading import load
+
+    if model is None:
+        raise BadRequest("MODEL", given=None, allowed="a model folder, bundled:NAME, .onnx file or Hub id")
+    if keep and not Path(model).is_dir():
+        raise BadRequest("keep", given=model, allowed="a model folder on this disk")
+    classifier = load(model)
+    values = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts}
+    options: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    get_attack(attack).resolve(classifier.input_shape, **options)  # before minutes go into the data
+    images = read_images(_find(data, classifier), n=n, seed=seed)
+    made = _run(classifier, images, attack, _seeded(attack, options, seed), subset_seed=seed, state=state)
     if receipt is not None:
-        receipt.write_text(json.dumps(made, indent=2) + "\n")
+        _write(receipt, made)
     if keep:
-        _keep(Path(model), classifier, made)
+        _keep(Path(model), made)
     print(json.dumps(made) if as_json else summary(made))
 
 
 def summary(receipt: dict[str, Any]) -> str:
     """Return a receipt's figures in words."""
+    from dra_serve.attacks.norms import format_radius
+
     low, high = receipt["wilson_95"]
     arguments = ", ".join(f"{key} {value}" for key, value in receipt["attack"].items() if key != "name")
     lines = [
         f"{receipt['model']}: {receipt['attack']['name']} ({arguments}), "
-        f"{receipt['norm']} eps {receipt['eps']:.6g}, n {receipt['n']:,}",
+        f"{receipt['norm']} eps {format_radius(receipt['eps'])}, n {receipt['n']:,}",
         f"clean   {receipt['clean_accuracy']:.2%}",
         f"robust  {receipt['robust_accuracy']:.2%}  (95 %: {low:.2%} to {high:.2%})",
         f"8-bit   {receipt['robust_accuracy_8bit']:.2%}  on the adversarial images rounded to k/255",
@@ -81,95 +97,124 @@ def summary(receipt: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _find(data: Path | None, classifier: "OnnxClassifier") -> Path:
+    """Return the data to evaluate on: as given, else where the environment says the model's data is."""
+    if data is not None:
+        return data
+    name = classifier.config.data.name if classifier.config else "cifar10"
+    variable = f"DRA_SERVE_{name.upper().replace('-', '_')}"
+    if variable not in os.environ:
+        raise DataMissing(
+            f"data: give --data FOLDER, or set {variable}, to {name}'s test images", field="data"
+        )
+    return Path(os.environ[variable])
+
+
+def _seeded(attack: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return the options with the seed, for an attack that draws anything."""
+    import inspect
+
+    from dra_serve.attacks import get_attack
+
+    draws = "seed" in inspect.signature(get_attack(attack).parameters).parameters
+    return options | ({"seed": seed} if draws else {})
+
+
 def _run(
-    classifier: OnnxClassifier,
-    digest: str,
-    images: LabelledImages,
+    classifier: "OnnxClassifier",
+    images: "LabelledImages",
     attack: str,
     options: dict[str, Any],
     *,
     subset_seed: int,
     state: Path | None,
 ) -> dict[str, Any]:
-    started = time.monotonic()
-    with Progress(
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), BarColumn(),
-        TextColumn("{task.fields[so_far]}"), TimeRemainingColumn(),
-        console=_console, disable=not _console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=len(images.y), so_far="")
+    """Return the receipt of one evaluation, made with a bar, going on from a killed one of the same."""
+    from dra_serve.attacks import get_attack
+    from dra_serve.cache import cache_folder
+    from dra_serve.evaluation.receipt import build_receipt
+    from dra_serve.evaluation.runner import evaluate, fingerprint
 
-        def show(done: int, outcomes: Outcomes) -> None:
-            robust = int(outcomes.robust.sum())
-            low, high = wilson(robust, done)
-            bar.update(task, completed=done, so_far=f"robust {robust / done:.1%} ({low:.1%} to {high:.1%})")
-
-        outcomes = evaluate(
-            classifier, images, attack=attack, state=state, model_sha256=digest, on_batch=show, **options
-        )
+    name = fingerprint(classifier, images, attack, **options)
+    state = state or cache_folder() / "evaluations" / f"{name}.json"
+    with _bar(len(images.y)) as show:
+        outcomes = evaluate(classifier, images, attack=attack, state=state, on_batch=show, **options)
+    state.unlink(missing_ok=True)  # done: the same command again measures again
     return build_receipt(
         outcomes,
         images,
         model=classifier.name,
-        model_sha256=digest,
+        model_sha256=classifier.sha256,
+        gradient_sha256=classifier.gradient_sha256,
         attack=attack,
         parameters=get_attack(attack).resolve(classifier.input_shape, **options).as_dict(),
         subset_seed=subset_seed,
-        seconds=time.monotonic() - started,
     )
 
 
-def _digest(model: str) -> str:
-    """Return the sha256 of the forward graph of a local model; a Hub id is named by its own text."""
-    from dra_serve.loading import forward_path
+@contextmanager
+def _bar(total: int) -> "Iterator[Callable[[int, Outcomes], None]]":
+    """Yield a callback that shows the images done, the robust accuracy so far and the time left."""
+    from dra_serve.evaluation.statistics import wilson
 
-    return sha256(forward_path(model))
+    done, left = TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TextColumn("{task.fields[so_far]}")
+    columns = (done, BarColumn(), left, TimeRemainingColumn())
+    with Progress(*columns, console=_console, disable=not _console.is_terminal) as bar:
+        task = bar.add_task("", total=total, so_far="")
+
+        def show(done: int, outcomes: "Outcomes") -> None:
+            robust = int(outcomes.robust.sum())
+            low, high = wilson(robust, done)
+            bar.update(task, completed=done, so_far=f"robust {robust / done:.1%} ({low:.1%} to {high:.1%})")
+
+        yield show
 
 
-def _keep(folder: Path, classifier: OnnxClassifier, receipt: dict[str, Any]) -> None:
+def _write(file: Path, receipt: dict[str, Any]) -> None:
+    try:
+        file.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"receipt: {file}: {error.strerror}", field="receipt") from error
+
+
+def _keep(folder: Path, receipt: dict[str, Any]) -> None:
     """Add a receipt to the folder, in place of one with the same attack, data and images."""
-    if not (folder / GRADIENT).is_file():
-        raise BadRequest("keep", given=str(folder), allowed="a model folder on this disk")
-    same = ("attack", "norm", "eps", "n", "images", "seed", "model_sha256")
-    others = [r for r in classifier.receipts if any(r.get(key) != receipt[key] for key in same)]
+    from dra_serve.card import write_card
+    from dra_serve.model_folder import read_folder, write_receipts, write_sums
+
+    same = ("attack", "norm", "eps", "n", "images", "data", "seed", "model_sha256")
+    others = [r for r in read_folder(folder).receipts if any(r.get(key) != receipt[key] for key in same)]
     write_receipts(folder, [*others, receipt])
     write_sums(folder)
+    write_card(folder)
 
 
-def _verify(classifier: OnnxClassifier, digest: str, data: Path, path: Path) -> None:
-    """Run each receipt of a file again and print `same` or what differs. Raises BadRequest if any differs."""
-    try:
-        read = json.loads(path.read_text())
-        receipts = read.get("receipts", [read])
-        wanted = [
-            (r["model_sha256"], r["data"]["sha256"], r["n"], r["images"], r["outcomes"]) for r in receipts
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRequest("verify", given=str(path), allowed="a receipt, or results.json") from error
-    differing = 0
-    for receipt, (model_sha, data_sha, n, which, outcomes) in zip(receipts, wanted, strict=True):
-        if model_sha != digest:
-            raise BadRequest(
-                "verify", given=f"a receipt of model {model_sha[:12]}", allowed=f"model {digest[:12]}"
-            )
+def _verify(model: str | None, data: Path | None, path: Path, state: Path | None, *, as_json: bool) -> None:
+    """Run each receipt of a file again and say whether it is the same; exit code 1 where one is not."""
+    from dra_serve.evaluation.receipt import read_receipts
+    from dra_serve.evaluation.verify import differences, images_of, options_of
+    from dra_serve.loading import load
+
+    receipts = read_receipts(path)
+    classifier = load(model if model is not None else path.resolve().parent)
+    for receipt in receipts:
+        if receipt["model_sha256"] != classifier.sha256:
+            given = f"a receipt of {receipt['model']}, {receipt['model_sha256'][:12]}"
+            raise BadRequest("verify", given=given, allowed=f"{classifier.name}, {classifier.sha256[:12]}")
+    results = []
+    for receipt in receipts:
+        which, images = receipt["images"], images_of(receipt, _find(data, classifier))
         subset_seed = 0 if which == "all" else which["permutation_seed"]
-        images = read_images(data, n=None if which == "all" else n, seed=subset_seed)
-        if images.sha256 != data_sha:
-            raise BadRequest(
-                "data", given=f"data {images.sha256[:12]}", allowed=f"the receipt's, {data_sha[:12]}"
+        attack, options = receipt["attack"]["name"], options_of(receipt)
+        again = _run(classifier, images, attack, options, subset_seed=subset_seed, state=state)
+        moved = differences(receipt, again)
+        results.append({"same": not any(moved.values()), "images_that_differ": moved, "receipt": again})
+        if not as_json:
+            counts = ", ".join(f"{name} {count}" for name, count in moved.items())
+            print(
+                "same" if results[-1]["same"] else f"different (images: {counts})", summary(again), sep=": "
             )
-        attack = dict(receipt["attack"])
-        options = attack | {key: receipt[key] for key in ("norm", "eps", "seed")}
-        name = options.pop("name")
-        again = _run(classifier, digest, images, name, options, subset_seed=subset_seed, state=None)
-        moved = {k: int((unpack(again["outcomes"][k], n) != unpack(outcomes[k], n)).sum()) for k in outcomes}
-        figures = ("clean_accuracy", "robust_accuracy", "robust_accuracy_8bit")
-        edited = [key for key in figures if not np.isclose(again[key], receipt[key], atol=1e-12)]
-        same = not any(moved.values()) and not edited
-        differing += not same
-        print(
-            f"{'same' if same else 'different'}: {summary(again)}"
-            + ("" if same else f"\nmoved: {moved} {edited}")
-        )
-    if differing:
-        raise BadRequest("verify", given=f"{differing} receipts that differ", allowed="the same outcomes")
+    if as_json:
+        print(json.dumps({"verified": results}))
+    if not all(result["same"] for result in results):
+        raise typer.Exit(1)

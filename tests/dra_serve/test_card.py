@@ -44,7 +44,7 @@ def test_every_figure_stands_with_its_conditions(tiny_onnx_folder) -> None:
     assert "| PGD-50 x 5, linf 8/255 | 10,000 | 65.5 % | 41.3 % (40.3 % to 42.2 %) | 41.3 % |" in text
     assert "all 10,000 test images of cifar10 (sha256 `bbbbbbbbbbbb`)" in text
     assert "seed 7; alpha 0.002, restarts 5, steps 50" in text
-    assert "Warning, PGD-50 x 5, linf 8/255: the interval is wide" in text
+    assert "Warning, PGD-50 x 5, linf 8/255: few-images: the interval is wide" in text
 
 
 def test_metadata_is_a_model_index_that_the_hubs_own_reader_reads(tiny_onnx_folder) -> None:

@@ -38,7 +38,7 @@ def test_every_public_name_resolves(name):
 
 
 def test_the_public_names():
-    assert dra_serve.__all__ == ["Client", "__version__", "attack", "load"]
+    assert dra_serve.__all__ == ["Client", "__version__", "attack", "evaluate", "load"]
 
 
 def test_an_unknown_name_is_an_attribute_error():
