@@ -1,0 +1,112 @@
+"""A run that is stopped again and again is the run that never was; another recipe's run is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dra_serve.errors import BadRequest, UserError
+from dra_serve.model_folder import ModelConfig
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.fast_path import FastPath
+from training.loop import train
+from training.recipes.teacher import TeacherRecipe
+from training.train_teacher import TeacherRun
+
+PATH = FastPath()
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_stopped_run_ends_with_the_same_weights(recipe, data, teacher_folder, tmp_path, objective):
+    recipe = replace(recipe, lam=1.0, teacher=str(teacher_folder), objective=objective)
+    whole = train(recipe, data, tmp_path / "whole", path=PATH)
+    sittings, model = 0, None
+    while model is None:  # no time at all is one step a sitting
+        model = train(recipe, data, tmp_path / "pieces", path=PATH, max_minutes=0)
+        sittings += 1
+    assert sittings > 2
+    for name in ("checkpoint.safetensors", "model/model.safetensors"):
+        a, b = (load_file(tmp_path / run / name) for run in ("whole", "pieces"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert whole is not None
+
+
+def test_model_folder_carries_no_projector_and_names_its_recipe(recipe, data, teacher_folder, tmp_path):
+    recipe = replace(recipe, lam=1.0, teacher=str(teacher_folder), twin="tiny-at", eps=8 / 255)
+    folder = train(recipe, data, tmp_path / "run", path=PATH)
+    assert not [key for key in load_file(folder / "model.safetensors") if "projector" in key]
+    config = ModelConfig.model_validate_json((folder / "config.json").read_bytes())
+    assert (config.name, config.twin, config.threat.eps) == ("tiny", "tiny-at", "8/255")
+    assert config.recipe["lam"] == 1.0
+    assert config.data.images == len(data.train_y) - recipe.held_out
+
+
+def test_each_epoch_is_a_row(recipe, data, tmp_path):
+    train(recipe, data, tmp_path / "run", path=PATH)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(0 <= row["held_out_robust"] <= row["held_out_clean"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(("field", "value"), [("eps", 0.05), ("blocks", (1,)), ("objective", "trades")])
+def test_run_of_another_recipe_is_refused_by_field(recipe, data, tmp_path, field, value):
+    assert train(recipe, data, tmp_path / "run", path=PATH, max_minutes=0) is None
+    with pytest.raises(BadRequest) as error:
+        train(replace(recipe, **{field: value}), data, tmp_path / "run", path=PATH)
+    assert error.value.field == field
+
+
+def test_checkpoint_of_another_network_is_refused(make_run, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    run, other = make_run(), make_run(width=8)
+    run.step()
+    save_checkpoint(
+        path, modules=run.modules(), optimizer=run.optimizer, generators={"data": run.rng}, progress={}
+    )
+    with pytest.raises(UserError, match="another network"):
+        load_checkpoint(
+            path, modules=other.modules(), optimizer=other.optimizer, generators={"data": other.rng}
+        )
+
+
+def test_checkpoint_replaces_the_old_one_in_one_move(make_run, tmp_path):
+    path, run = tmp_path / "checkpoint.safetensors", make_run()
+    for count in (1, 2):
+        run.step()
+        save_checkpoint(
+            path,
+            modules=run.modules(),
+            optimizer=run.optimizer,
+            generators={"data": run.rng},
+            progress={"count": count},
+        )
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    fresh = make_run()
+    progress = load_checkpoint(
+        path, modules=fresh.modules(), optimizer=fresh.optimizer, generators={"data": fresh.rng}
+    )
+    assert progress == {"count": 2}
+
+
+def test_resumed_teacher_takes_the_same_steps(data, tmp_path):
+    recipe = TeacherRecipe(
+        name="t", data="blobs", patch=2, channels=(8, 16), norm_groups=4, batch=8, images=48, warmup=2
+    )
+    whole = TeacherRun(recipe, data)
+    for _ in range(6):
+        whole.step(PATH)
+    first = TeacherRun(recipe, data)
+    for _ in range(3):
+        first.step(PATH)
+    first.save(tmp_path)
+    second = TeacherRun(recipe, data)
+    assert second.resume(tmp_path)
+    assert second.steps_done == 3
+    for _ in range(3):
+        second.step(PATH)
+    for ours, theirs in ((whole.denoiser, second.denoiser), (whole.average, second.average)):
+        a, b = ours.state_dict(), theirs.state_dict()
+        assert all(torch.equal(a[key], b[key]) for key in a)
