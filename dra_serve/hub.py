@@ -84,7 +84,7 @@ def pull(
         if not (snapshot / SUMS).exists():
             raise HubError(f"{repo_id}: holds no dra_serve model: it has no {SUMS}", field="model")
         if to is not None:
-            return _plain_copy(snapshot, Path(to), shutil.copyfile)
+            return _plain_copy(snapshot, Path(to).resolve(), shutil.copyfile)
         folder = cache_folder() / "hub" / repo_id.replace("/", "--") / snapshot.name
         return _verified(folder, snapshot) if folder.exists() else _plain_copy(snapshot, folder, _link)
 
@@ -115,7 +115,7 @@ def _commit(stage: Path, repo_id: str, *, private: bool, revision: str | None, t
 
 
 def _plain_copy(snapshot: Path, folder: Path, copy: Callable[[Path, Path], object]) -> Path:
-    """Return `folder`, made whole or not at all from a snapshot, whose files are links into a cache.
+    """Return `folder`, made of a snapshot's files, which are links into a cache, once they are verified.
 
     Links are what `read_folder` refuses, and what ONNX Runtime will not follow to external weights.
     """
@@ -127,12 +127,20 @@ def _plain_copy(snapshot: Path, folder: Path, copy: Callable[[Path, Path], objec
             if (snapshot / name).exists():
                 copy((snapshot / name).resolve(), stage / name)
         _verified(stage, snapshot)
-        try:
-            stage.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker, with the same files
-                raise
+        _move(stage, folder)
     return folder
+
+
+def _move(stage: Path, folder: Path) -> None:
+    if folder.is_dir():  # the user's own empty one: perhaps a mount, or where a shell stands
+        for file in stage.iterdir():
+            shutil.move(file, folder / file.name)
+        return
+    try:
+        stage.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was quicker, with the same files
+            raise
 
 
 def _link(source: Path, target: Path) -> None:

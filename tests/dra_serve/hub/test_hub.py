@@ -23,6 +23,38 @@ model = dra_serve.load(sys.argv[1], revision=sys.argv[2] if len(sys.argv) > 2 el
 print(model.logits(np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)).tobytes().hex())
 """
 
+TRAINED = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from safetensors.torch import save_file
+import dra_serve
+from dra_serve.hub import push
+from dra_serve.model_folder import ModelConfig, write_config
+from export.to_onnx import export
+from training.networks import HubClassifier
+
+folder, repo = Path(sys.argv[1]), sys.argv[2]
+folder.mkdir()
+config = ModelConfig(
+    name="small", classes=("cat", "dog"), input_shape=(3, 8, 8),
+    normalisation={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]},
+    network={"name": "preact_resnet", "arguments": {"width": 8, "blocks": [1, 1], "stem": "plain"}},
+    data={"name": "noise", "sha256": "0" * 64, "images": 1}, threat={"norm": "linf", "eps": "8/255"},
+)
+network = HubClassifier(**config.model_dump(include={"network", "normalisation", "classes", "input_shape"}))
+save_file(network.eval().state_dict(), folder / "model.safetensors")
+write_config(folder, config)
+export(folder)
+commit = push(folder, repo).rpartition("/")[2]
+x = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
+again = HubClassifier.from_pretrained(repo, revision=commit).eval()
+with torch.no_grad():
+    ours = again(torch.from_numpy(x))
+    print(torch.equal(ours, network(torch.from_numpy(x))))
+print(np.allclose(ours.numpy(), dra_serve.load(repo, revision=commit).logits(x), atol=1e-5))
+"""
+
 
 def logits(run: Run, source: str, *revision: str, **environment: str) -> str:
     done = run(sys.executable, "-c", LOGITS, source, *revision, **environment)
@@ -100,7 +132,9 @@ def test_other_files_of_the_folder_stay_at_home(hub: Hub, cli: Run, tiny_onnx_fo
     assert set(files) <= {".gitattributes", *FILES}
     assert b"notes.txt" not in files["SHA256SUMS"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "pulled").mkdir()
     assert cli("pull", REPO, "--to", tmp_path / "pulled").returncode == 0
+    assert dra_serve.load(tmp_path / "pulled").name == "tiny"
 
 
 def test_other_files_of_the_repository_are_not_fetched(
@@ -157,6 +191,13 @@ def test_export_command_pushes_too(hub: Hub, run: Run, tiny_onnx_folder) -> None
     assert done.stdout.strip() == f"{hub.url}/{REPO}/commit/{sha}"
     failed = run(*words, "/nowhere", REPO, PYTHONPATH=str(ROOT))
     assert (failed.returncode, failed.stderr) == (2, "error: /nowhere: no such folder\n")
+
+
+def test_a_trained_network_comes_back_into_torch_and_into_onnx(hub: Hub, run: Run, tmp_path: Path) -> None:
+    done = run(sys.executable, "-c", TRAINED, tmp_path / "small", REPO, PYTHONPATH=str(ROOT))
+    assert done.stdout.split()[-2:] == ["True", "True"], done.stderr
+    card = hub.repos[REPO].files("main")["README.md"].decode()
+    assert 'HubClassifier.from_pretrained("org/tiny")' in card
 
 
 def test_pull_refuses_by_name(hub: Hub, cli: Run, tmp_path: Path) -> None:
