@@ -79,4 +79,8 @@ def test_digits_from_teacher_to_service(tmp_path):
         attacked = client.attack(png, eps=recipe.eps, steps=10)
     assert answer.label == data.classes[y[fooled]]
     (served_attack,) = attacked.results
-    print(served_attack)
+    assert served_attack.clean.label == answer.label
+    assert 0 < served_attack.linf <= recipe.eps + 1e-6
+    pixels = served_attack.pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    assert served_attack.adversarial.label == data.classes[model.logits(pixels).argmax()]
+    assert served_attack.success == (served_attack.adversarial.label != answer.label)
