@@ -60,19 +60,20 @@ def _decode(source: str, files: list[Path], cached: Path) -> None:
             splits = load_dataset("parquet", data_files=by_split, cache_dir=str(cached.parent / "datasets"))
         else:
             splits = load_dataset(source)
-    except (OSError, ValueError) as error:
+        assert isinstance(splits, DatasetDict)
+        pairs = {split: _tensors(splits[split]) for split in COLUMNS}
+    except (OSError, KeyError, ValueError) as error:
         raise DataMissing(
             f"data: {source} could not be read as CIFAR-10 ({type(error).__name__}); "
             f"a local copy works offline: `hf download {HUB_ID} --repo-type dataset --local-dir cifar10`",
             field="data",
         ) from error
-    assert isinstance(splits, DatasetDict)
     arrays: dict[str, Tensor] = {}
     for split, count in COLUMNS.items():
-        arrays[f"{split}_x"], arrays[f"{split}_y"] = _tensors(splits[split])
-        if len(arrays[f"{split}_y"]) != count:
+        arrays[f"{split}_x"], arrays[f"{split}_y"] = pairs[split]
+        if len(pairs[split][1]) != count:
             raise DataMissing(
-                f"data: {source} has {len(splits[split])} {split} images, not {count}", field="data"
+                f"data: {source} has {len(pairs[split][1])} {split} images, not {count}", field="data"
             )
     cached.parent.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(f".{os.getpid()}.partial")
