@@ -27,7 +27,8 @@ WAITING = "Waiting for another visitor's attack to end …"
 TOO_MANY = "The attack did not start: too many visitors wait for theirs. Try again in a moment."
 STOPPED = "Stopped. This is the judgement on the best images so far."
 _FRAME = 0.08  # seconds between two pictures of the stage: what eyes and a phone's network can follow
-_PAUSE, _PAUSES = 0.06, 4.0  # seconds after a step, and in all: a small network's attack takes 0.1 s
+_PAUSE = 0.06  # seconds after a step: a small network's whole attack would take 0.1 s
+_PAUSES = 0.2  # of the attack's budget, at most
 
 
 class Handlers:
@@ -120,7 +121,7 @@ class Handlers:
         cards = {card.face.name: card for card in self._cards(picture, names)}
         steps = options["steps"] * options["restarts"] * len(models)
         shown = 0.0
-        for news in watch(job, stop, pause=min(_PAUSE, _PAUSES / steps)):
+        for news in watch(job, stop, pause=min(_PAUSE, _PAUSES * self._seconds / steps)):
             if isinstance(news, AttackAnswer):
                 yield self._judged(news, cards, stopped=stop.is_set())
                 return
@@ -168,7 +169,7 @@ def record(receipts: Sequence[dict[str, Any]]) -> str:
             attack, steps = receipt["attack"]["name"], receipt["attack"].get("steps", "")
             robust = float(receipt["robust_accuracy_8bit"])
             line = (
-                f"{receipt['n']:,} test images: {100 * receipt['clean_accuracy']:.1f} % clean, "
+                f"{receipt['n']:,} images: {100 * receipt['clean_accuracy']:.1f} % clean, "
                 f"{100 * robust:.1f} % under {attack}{f'-{steps}' if steps else ''}, "
                 f"{receipt['norm']} {format_radius(parse_radius(receipt['eps']))}."
             )

@@ -13,9 +13,8 @@ from dra_serve.service.settings import Settings
 
 examples, *models = sys.argv[1:]
 registry = Registry.load(models)
-app = ui.mount(
-    create_app(registry, Settings(models=tuple(models), ui=False)), registry, examples=Path(examples)
-)
+app = create_app(registry, Settings(models=tuple(models), ui=False))
+app = ui.mount(app, registry, examples=Path(examples), attack_seconds=150)  # pauses grow with it
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -59,6 +59,12 @@ selectors => {
 }
 """
 
+OUTSIDE = """
+() => [...document.querySelectorAll('main *')]
+  .filter(element => element.checkVisibility() && element.getBoundingClientRect().right > innerWidth + 1)
+  .map(element => element.outerHTML.slice(0, 120))
+"""
+
 SMALL_TARGETS = """
 () => [...document.querySelectorAll('button, a[href], input:not(label input), label:has(input)')]
   .filter(element => element.checkVisibility({opacityProperty: true}) && element.offsetParent)
@@ -137,6 +143,17 @@ def attack(page: Page) -> str:
     return page.inner_text("#message")
 
 
+def begin_long_attack(page: Page) -> Locator:
+    """Begin an attack of some 30 s, pauses included; return the card of the model attacked first."""
+    page.click("#more button")
+    set_number(page, "#steps", "100")
+    set_number(page, "#restarts", "5")
+    page.click("#attack")
+    first = card(page, "tiny-dra")
+    expect(first).to_have_attribute("data-state", "running")
+    return first
+
+
 def card(page: Page, name: str) -> Locator:
     return page.locator(f'.card[data-model="{name}"]')
 
@@ -184,25 +201,20 @@ def test_a_visitor_picks_an_example_attacks_and_reads_both_results(
 
 def test_the_steps_are_shown_while_the_attack_runs(open_page: OpenPage) -> None:
     page = open_page()
-    set_number(page, "#steps", "100")
-    page.click("#attack")
-    running = card(page, "tiny-dra")
-    expect(running).to_have_attribute("data-state", "running")
+    running = begin_long_attack(page)
     expect(page.locator("#message")).to_contain_text("Attacking tiny-dra")
     expect(page.locator("#attack")).to_be_disabled()
     first = running.locator("polyline.own").get_attribute("points") or ""
-    running.get_by_text(re.compile(r"step [3-9]\d of 100")).wait_for()
+    running.get_by_text(re.compile(r"step [1-9]\d+ of 500")).wait_for()
     later = running.locator("polyline.own").get_attribute("points") or ""
     assert later.startswith(first)
-    assert len(later.split()) > len(first.split()) >= 2
-    expect(page.locator("#message [data-kind=done]")).to_be_visible()
+    assert len(later.split()) >= len(first.split()) >= 2
+    assert len(later.split()) > 10  # the clean image and each step
 
 
 def test_stop_ends_the_attack_and_judges_what_there_is(open_page: OpenPage) -> None:
     page = open_page()
-    set_number(page, "#steps", "100")
-    page.click("#attack")
-    expect(card(page, "tiny-dra")).to_have_attribute("data-state", "running")
+    begin_long_attack(page)
     page.click("#stop")
     expect(page.locator("#message")).to_contain_text("Stopped.")
     expect(card(page, "tiny-dra")).to_have_attribute("data-state", "unfinished")
@@ -212,9 +224,7 @@ def test_stop_ends_the_attack_and_judges_what_there_is(open_page: OpenPage) -> N
 
 def test_another_picture_ends_the_attack_and_takes_its_place(open_page: OpenPage) -> None:
     page = open_page()
-    set_number(page, "#steps", "100")
-    page.click("#attack")
-    expect(card(page, "tiny-dra")).to_have_attribute("data-state", "running")
+    begin_long_attack(page)
     page.click("#examples button >> nth=2")
     expect(page.locator("#message")).to_contain_text("Press Attack")
     page.wait_for_timeout(500)  # a late step of the old attack would come now
@@ -224,9 +234,7 @@ def test_another_picture_ends_the_attack_and_takes_its_place(open_page: OpenPage
 
 def test_who_waits_is_told_and_gets_their_turn_when_the_other_leaves(open_page: OpenPage) -> None:
     one, two = open_page(), open_page()
-    set_number(one, "#steps", "100")
-    one.click("#attack")
-    expect(card(one, "tiny-dra")).to_have_attribute("data-state", "running")
+    begin_long_attack(one)
     two.click("#attack")
     expect(two.locator("#message")).to_contain_text("Waiting for another visitor")
     one.close()
@@ -316,6 +324,7 @@ def test_a_telephone_needs_no_sideways_scroll_and_no_small_taps(open_page: OpenP
     page.click("#more button")
     for _ in ("before", "after"):
         assert page.evaluate("document.documentElement.scrollWidth") == TELEPHONE[0]
+        assert page.evaluate(OUTSIDE) == []
         assert page.evaluate(SMALL_TARGETS) == []
         attack(page)
     expect(page.locator("#message")).to_be_in_viewport()  # the page has scrolled to the verdict

@@ -87,10 +87,12 @@ def test_an_attack_that_was_left_shows_nothing_more(handlers: Handlers) -> None:
 
 
 def test_a_visitor_who_closes_the_page_leaves_no_thread_behind(handlers: Handlers) -> None:
-    frames = handlers.attack(Turn(), PICTURE, PAIR, OPTIONS | {"steps": 100})
+    turn = Turn()
+    frames = handlers.attack(turn, PICTURE, PAIR, OPTIONS | {"steps": 100})
     next(frames)
     assert attack_threads()
     frames.close()  # type: ignore[attr-defined]  # what Gradio does
+    assert turn.stop.is_set()
     assert not attack_threads()
 
 
@@ -174,7 +176,7 @@ def test_a_model_without_gradients_predicts_but_is_not_attacked(
 def test_models_are_introduced_by_recipe_and_receipt(registry: Registry) -> None:
     dra, at = map(introduce, registry)
     assert (dra.name, dra.role, at.role) == ("tiny-dra", "DRA", "AT twin")
-    assert dra.record == "10,000 test images: 65.5 % clean, 37.5 % under pgd-50, linf 8/255."
+    assert dra.record == "10,000 images: 65.5 % clean, 37.5 % under pgd-50, linf 8/255."
 
 
 def test_the_receipt_shown_is_of_the_most_images_and_the_hardest_attack() -> None:
