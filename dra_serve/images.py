@@ -136,7 +136,7 @@ def round_into_ball(x_adv: np.ndarray, x: np.ndarray, eps: float, norm: str) -> 
     q = np.rint(255 * x_adv.astype(np.float64))
     if norm == "linf":
         centre, radius = 255 * x.astype(np.float64), 255 * eps
-        slack = 1e-3  # of a level: what float32 does to k/255 and to 8/255 is far less
+        slack = 1e-4  # of a level: float32 moves k/255 and 8/255 by at most 2e-5 of one
         low, high = np.ceil(centre - radius - slack), np.floor(centre + radius + slack)
         q = np.where(low <= high, np.clip(q, low, high), np.rint(centre))
     return np.clip(q, 0, 255).astype(np.float32) / np.float32(255)

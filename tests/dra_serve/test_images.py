@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -207,6 +207,7 @@ def test_floats_and_pixels_are_inverse():
     np.testing.assert_array_equal(images.to_float(pixels[0]), x)
 
 
+@example(0, 1.0, 0.999522091435701)  # a radius just short of a level
 @given(st.integers(0, 255), st.floats(0, 1, width=32), st.one_of(st.integers(0, 255), st.floats(0, 255)))
 def test_rounding_stays_in_the_linf_ball(level, position, levels):
     """From an 8-bit x, wherever x_adv lies in the ball and whatever the radius."""
