@@ -55,10 +55,7 @@ def train(
     _choose_path(run, progress, path)
     keep = _Keeper(run, folder, progress, save_every)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
+    with _progress() as bar:
         task = bar.add_task(recipe.name, total=run.steps, completed=run.steps_done, facts="")
         while not run.finished():
             keep.add(run.step())
@@ -90,7 +87,22 @@ def teacher_features(recipe: Recipe, data: ImageData, cache: Path) -> CachedFeat
     kind = "untrained" if recipe.untrained_teacher else "trained"
     console.print(f"teacher features: {recipe.teacher} ({kind}), {choice}")
     path = cache / "features" / f"{recipe.name}.safetensors"
-    return cache_features(teacher, data.train_x, choice, path=path, data_sha256=data.sha256())
+    with _progress() as bar:
+        task = bar.add_task("teacher features", total=2 * len(data.train_x), facts="")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, facts=f"{done:,} of {total:,} views")
+
+        return cache_features(
+            teacher, data.train_x, choice, path=path, data_sha256=data.sha256(), on_batch=show
+        )
+
+
+def _progress() -> Progress:
+    """Return a bar with a text of its own, shown on terminals alone."""
+    facts = TextColumn("{task.fields[facts]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), facts, TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 class _Keeper:

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dra_serve.cache import cache_folder
 from dra_serve.errors import DataMissing
 from training.data.image_data import ImageData
 
@@ -25,7 +26,7 @@ def load_cifar10(source: str | None = None) -> ImageData:
     """
     source = source or os.environ.get("DRA_SERVE_CIFAR10") or HUB_ID
     files = _parquet_files(source)
-    cached = _cache_folder() / f"cifar10-{_fingerprint(files or [source])}.safetensors"
+    cached = cache_folder() / f"cifar10-{_fingerprint(files or [source])}.safetensors"
     if not cached.exists():
         _decode(source, files, cached)
     arrays = load_file(cached)
@@ -86,13 +87,6 @@ def _tensors(split: Dataset) -> tuple[Tensor, Tensor]:
     pixels = np.stack([np.asarray(row["img"].convert("RGB")) for row in split.select_columns(["img"])])
     labels = torch.tensor(split["label"][:], dtype=torch.int64)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("DRA_SERVE_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dra-serve"
-    )
-    return Path(base)
 
 
 def _fingerprint(parts: list[Path] | list[str]) -> str:

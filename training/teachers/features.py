@@ -7,7 +7,7 @@ activations share a large common vector, and uncentred even a constant would sco
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,11 +144,19 @@ class CachedFeatures:
 
 
 def cache_features(
-    denoiser: Denoiser, x: Tensor, choice: FeatureChoice, *, path: Path, data_sha256: str, batch: int = 256
+    denoiser: Denoiser,
+    x: Tensor,
+    choice: FeatureChoice,
+    *,
+    path: Path,
+    data_sha256: str,
+    batch: int = 256,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> CachedFeatures:
     """Return the features of all images x uint8 (N, C, H, W), from `path` if it holds exactly these.
 
-    The file is bound to the teacher's weights, the choice and the data; anything else is computed anew.
+    The file is bound to the teacher's weights, the choice and the data; anything else is computed anew,
+    on_batch being called with the images done and to do.
     """
     bound = {
         "teacher": teacher_sha256(denoiser),
@@ -162,11 +170,13 @@ def cache_features(
             if file.metadata()["key"] == key:
                 return CachedFeatures(*(file.get_tensor(name) for name in ("z", "mean", "std")))
     ids = torch.arange(len(x))
-    views = []
+    parts: list[Tensor] = []
     for images in (x, x.flip(3)):
-        parts = [pooled(denoiser, as_float(images[part]), part, choice) for part in ids.split(batch)]
-        views.append(torch.cat(parts))
-    raw = torch.stack(views)
+        for part in ids.split(batch):
+            parts.append(pooled(denoiser, as_float(images[part]), part, choice))
+            if on_batch is not None:
+                on_batch(sum(map(len, parts)), 2 * len(x))
+    raw = torch.cat(parts).unflatten(0, (2, len(x)))
     mean, std = raw.flatten(0, 1).mean(0), raw.flatten(0, 1).std(0).clamp_min(1e-6)
     cached = CachedFeatures(((raw - mean) / std).half(), mean, std)
     path.parent.mkdir(parents=True, exist_ok=True)
