@@ -61,11 +61,17 @@ class Handlers:
         return self.examples[index] if index in range(len(self.examples)) else None
 
     def upload(self, file: str) -> tuple[Picture | None, str | None]:
-        """Return the picture in an uploaded file, or the sentence that says why there is none."""
+        """Return the picture in an uploaded file, or the sentence that says why there is none.
+
+        The file is deleted: nobody's picture stays on the disk.
+        """
+        path = Path(file)
         try:
-            return read_upload(Path(file)), None
+            return read_upload(path), None
         except DraServeError as error:
             return None, error.detail
+        finally:
+            path.unlink(missing_ok=True)
 
     def resize(self, picture: Picture) -> Picture:
         """Return the picture in the models' size."""
@@ -170,8 +176,8 @@ def record(receipts: Sequence[dict[str, Any]]) -> str:
             robust = float(receipt["robust_accuracy_8bit"])
             line = (
                 f"{receipt['n']:,} images: {100 * receipt['clean_accuracy']:.1f} % clean, "
-                f"{100 * robust:.1f} % under {attack}{f'-{steps}' if steps else ''}, "
-                f"{receipt['norm']} {format_radius(parse_radius(receipt['eps']))}."
+                f"{100 * robust:.1f} % {attack}{f'-{steps}' if steps else ''} "
+                f"{receipt['norm']} {format_radius(parse_radius(receipt['eps']))}"
             )
             lines.append((-receipt["n"], robust, line))
     return min(lines)[2] if lines else ""

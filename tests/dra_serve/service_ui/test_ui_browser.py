@@ -75,10 +75,14 @@ SMALL_TARGETS = """
 
 @pytest.fixture(scope="module")
 def url(pair_folders: list[Path], examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield where the demo is served, by a process of its own that must log nothing but requests."""
+    """Yield where the demo is served, by a process of its own.
+
+    At the end it must have logged nothing but requests, and kept no picture.
+    """
     script = Path(__file__).with_name("serve_demo.py")
     command = [sys.executable, str(script), str(examples), *map(str, pair_folders)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    uploads = tmp_path_factory.mktemp("uploads")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(uploads)}
     log = tmp_path_factory.mktemp("log") / "stderr"
     with (
         log.open("w") as stderr,
@@ -92,6 +96,7 @@ def url(pair_folders: list[Path], examples: Path, tmp_path_factory: pytest.TempP
         finally:
             process.terminate()
     assert [line for line in log.read_text().splitlines() if '"event": "request"' not in line] == []
+    assert [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 @pytest.fixture(scope="module")
