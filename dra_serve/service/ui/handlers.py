@@ -18,7 +18,7 @@ from dra_serve.service.logs import log
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui.card import Card, Face, stage
 from dra_serve.service.ui.live import Turn, watch
-from dra_serve.service.ui.picture import Picture, read_examples, read_upload, resize, size
+from dra_serve.service.ui.picture import Picture, read_examples, read_upload
 from dra_serve.service.ui.view import message
 from dra_serve.service.words import describe
 
@@ -46,8 +46,8 @@ class Handlers:
         """Return the message and the stage before an attack."""
         if picture is None:
             return message(["Choose an example or upload an image."], "hint"), ""
-        if not picture.fits(self.input_shape):
-            return message([self._size_problem(picture)], "error"), ""
+        if picture.resized_from is not None:
+            return message([self._ask_to_resize(picture.resized_from)], "error"), ""
         if not names:
             return message(["Choose at least one model, under More."], "error"), ""
         try:
@@ -67,15 +67,11 @@ class Handlers:
         """
         path = Path(file)
         try:
-            return read_upload(path), None
+            return read_upload(path, self.input_shape), None
         except DraServeError as error:
             return None, error.detail
         finally:
             path.unlink(missing_ok=True)
-
-    def resize(self, picture: Picture) -> Picture:
-        """Return the picture in the models' size."""
-        return resize(picture, self.input_shape)
 
     def begin(self) -> tuple[Turn, str]:
         """Return a new attack's turn, and the message while it waits for it."""
@@ -117,7 +113,7 @@ class Handlers:
     def _attack(
         self, stop: threading.Event, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
     ) -> Iterator[tuple[str, str]]:
-        if picture is None or not picture.fits(self.input_shape) or not names or stop.is_set():
+        if picture is None or picture.resized_from is not None or not names or stop.is_set():
             yield self.show(picture, names)
             return
         models = self.registry.select(names)
@@ -149,11 +145,11 @@ class Handlers:
             cards.append(Card(face=self._faces[model.name], pixels=pixels, clean=clean, truth=picture.truth))
         return cards
 
-    def _size_problem(self, picture: Picture) -> str:
+    def _ask_to_resize(self, own_size: str) -> str:
         _, height, width = self.input_shape
         return (
-            f"This image has {size(picture.pixels)} pixels; the models take {width} × {height}. "  # noqa: RUF001
-            "Resize it here, or upload one of that size."
+            f"This image has {own_size} pixels; the models take {width} × {height}. "  # noqa: RUF001
+            "Take it resized, or upload one of that size."
         )
 
 

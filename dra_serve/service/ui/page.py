@@ -26,9 +26,7 @@ _INTRO = """
 <p>The attack follows each model's own gradient to a nearby image that it gets wrong. The verdict is on the
 8-bit image, just as a file would hold it.</p>
 """
-_HEAD = """
-<meta name="color-scheme" content="light dark">
-"""
+_HEAD = '<meta name="color-scheme" content="light dark">'
 _PICK = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
@@ -118,7 +116,7 @@ class _Page:
         )
         self.current = gr.HTML(view.current(first), elem_id="current", apply_default_css=False)
         _, height, width = self.handlers.input_shape
-        self.resize = gr.Button(f"Resize to {width} × {height}", visible=False, elem_id="resize")  # noqa: RUF001
+        self.resize = gr.Button(f"Take it resized to {width} × {height}", visible=False, elem_id="resize")  # noqa: RUF001
 
     def _add_attack_controls(self) -> None:
         registry, shape = self.handlers.registry, self.handlers.input_shape
@@ -171,7 +169,7 @@ class _Page:
         shown = [self.picture, self.gallery, self.current, self.resize, self.message, self.stage, *buttons]
         now = [self.turn, self.picture, self.models]
         self.gallery.select(self._pick, now, shown, queue=False, **quiet)
-        self.file.upload(self._upload, [*now, self.file], [*shown, self.file], queue=False, **quiet)
+        self.file.upload(self._upload, [*now, self.file], [*shown, self.file], concurrency_limit=2, **quiet)
         self.resize.click(self._resize, now, shown, queue=False, **quiet)
         self.models.change(self._shown, now, shown, queue=False, **quiet)
 
@@ -216,8 +214,8 @@ class _Page:
         picture, problem = self.handlers.upload(file)
         return *self._shown(turn, picture, names, problem), None  # None: the field is free again
 
-    def _resize(self, turn: Turn | None, picture: Picture, names: list[str]) -> tuple[Any, ...]:
-        return self._shown(turn, self.handlers.resize(picture), names)
+    def _resize(self, turn: Turn | None, picture: Picture | None, names: list[str]) -> tuple[Any, ...]:
+        return self._shown(turn, picture and picture.accept(), names)
 
     def _shown(
         self, turn: Turn | None, picture: Picture | None, names: list[str], problem: str | None = None
@@ -228,12 +226,11 @@ class _Page:
             message = view.message([problem], "error")
         if turn is not None:
             turn.leave((message, stage))
-        fits = picture is None or picture.fits(self.handlers.input_shape)
         return (
             picture,
             view.examples(self.handlers.examples, picture),
             view.current(picture),
-            gr.update(visible=not fits),
+            gr.update(visible=picture is not None and picture.resized_from is not None),
             message,
             stage,
             *_idle(),

@@ -1,7 +1,7 @@
-"""The picture under attack: where it came from, and whether it has the models' size."""
+"""The picture under attack: where it came from, and whether the visitor agreed to its size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """pixels: uint8 (H, W, 3), as decoded or as resized.
+    """pixels: uint8 (H, W, 3) in the models' size; a visitor's session keeps nothing larger.
 
     about: one sentence on where it came from. truth: the class it shows, if that is known.
+    resized_from: its own size, "200 x 150", until the visitor has agreed to the resizing.
     """
 
     name: str
@@ -24,26 +25,23 @@ class Picture:
     about: str
     truth: str | None = None
     is_example: bool = False
+    resized_from: str | None = None
 
-    def fits(self, input_shape: Shape) -> bool:
-        """Return whether it can be attacked as it is."""
-        return self.pixels.shape[:2] == input_shape[1:]
+    def accept(self) -> "Picture":
+        """Return it with the resizing agreed to."""
+        return replace(self, resized_from=None)
 
 
-def read_upload(path: Path) -> Picture:
+def read_upload(path: Path, input_shape: Shape) -> Picture:
     """Return the picture in an uploaded file; whatever `images.decode` refuses is a UserError."""
-    pixels = decode(path.read_bytes())
-    return Picture(name=path.stem, pixels=pixels, about=f"{path.name}, {size(pixels)} pixels.")
-
-
-def resize(picture: Picture, input_shape: Shape) -> Picture:
-    """Return it in the models' size, and say what was done."""
-    pixels = fit(picture.pixels, (3, *input_shape[1:]), resize=True)
-    about = (
-        f"{picture.name}, {size(picture.pixels)} pixels, resized to {size(pixels)}: "
-        "the largest centred part of the right proportions, by a bicubic filter."
-    )
-    return Picture(name=picture.name, pixels=pixels, about=about)
+    original = decode(path.read_bytes())
+    pixels = fit(original, (3, *input_shape[1:]), resize=True)
+    about = f"{path.name}, {size(original)} pixels"
+    if original.shape == pixels.shape:
+        return Picture(name=path.stem, pixels=pixels, about=f"{about}.")
+    how = "the largest centred part of the right proportions, by a bicubic filter"
+    about += f", resized to {size(pixels)}: {how}."
+    return Picture(name=path.stem, pixels=pixels, about=about, resized_from=size(original))
 
 
 def read_examples(folder: Path, input_shape: Shape, classes: Sequence[str]) -> list[Picture]:
@@ -57,9 +55,8 @@ def read_examples(folder: Path, input_shape: Shape, classes: Sequence[str]) -> l
         words = path.stem.replace("_", "-").split("-")
         truth = next((word for word in words if word in classes), None)
         about = f"Example: {' '.join(words)}."
-        picture = Picture(name=path.stem, pixels=pixels, about=about, truth=truth, is_example=True)
-        if picture.fits(input_shape):
-            pictures.append(picture)
+        if pixels.shape[:2] == input_shape[1:]:
+            pictures.append(Picture(name=path.stem, pixels=pixels, about=about, truth=truth, is_example=True))
     return pictures
 
 

@@ -135,7 +135,7 @@ def test_an_unknown_model_is_a_sentence(handlers: Handlers) -> None:
     [
         (None, PAIR, "Choose an example or upload"),
         (
-            Picture(name="w", pixels=noise(0, 20, 30), about="w"),
+            Picture(name="w", pixels=noise(0), about="w", resized_from="30 × 20"),  # noqa: RUF001
             PAIR,
             "30 × 20 pixels; the models take 32 × 32",  # noqa: RUF001
         ),

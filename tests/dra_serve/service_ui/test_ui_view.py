@@ -9,7 +9,7 @@ import pytest
 from dra_serve.errors import UnsupportedFormat
 from dra_serve.images import encode_png, fit
 from dra_serve.service.ui import view
-from dra_serve.service.ui.picture import Picture, read_examples, read_upload, resize
+from dra_serve.service.ui.picture import Picture, read_examples, read_upload
 
 from .conftest import CLASSES, SHAPE, noise
 
@@ -31,29 +31,32 @@ def test_a_missing_examples_folder_is_no_example(tmp_path: Path) -> None:
     assert read_examples(tmp_path / "nothing", SHAPE, CLASSES) == []
 
 
-def test_an_upload_keeps_its_pixels_and_its_name(tmp_path: Path) -> None:
+def test_an_upload_of_the_right_size_keeps_its_pixels_and_its_name(tmp_path: Path) -> None:
     file = tmp_path / "my cat.png"
-    file.write_bytes(encode_png(noise(5, 20, 30)))
-    picture = read_upload(file)
-    assert np.array_equal(picture.pixels, noise(5, 20, 30))
-    assert picture.about == "my cat.png, 30 × 20 pixels."  # noqa: RUF001
-    assert not picture.fits(SHAPE)
+    file.write_bytes(encode_png(noise(5)))
+    picture = read_upload(file, SHAPE)
+    assert np.array_equal(picture.pixels, noise(5))
+    assert (picture.about, picture.resized_from) == ("my cat.png, 32 × 32 pixels.", None)  # noqa: RUF001
+
+
+def test_an_upload_of_another_size_is_resized_as_the_service_does_and_waits_for_consent(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(encode_png(noise(0, 150, 200)))
+    picture = read_upload(file, SHAPE)
+    assert np.array_equal(picture.pixels, fit(noise(0, 150, 200), SHAPE, resize=True))
+    assert picture.resized_from == "200 × 150"  # noqa: RUF001
+    for fact in ("200 × 150", "32 × 32", "bicubic"):  # noqa: RUF001
+        assert fact in picture.about
+    assert picture.accept().resized_from is None
 
 
 def test_an_upload_that_is_no_image_raises_one_of_our_errors(tmp_path: Path) -> None:
     file = tmp_path / "text.png"
     file.write_text("no picture", encoding="utf-8")
     with pytest.raises(UnsupportedFormat):
-        read_upload(file)
-
-
-def test_resizing_is_the_services_own_and_says_what_it_did() -> None:
-    picture = Picture(name="photo", pixels=noise(0, 150, 200), about="photo.png")
-    resized = resize(picture, SHAPE)
-    assert resized.fits(SHAPE)
-    assert np.array_equal(resized.pixels, fit(picture.pixels, SHAPE, resize=True))
-    for fact in ("200 × 150", "32 × 32", "bicubic"):  # noqa: RUF001
-        assert fact in resized.about
+        read_upload(file, SHAPE)
 
 
 def test_only_the_chosen_example_is_pressed(examples: Path) -> None:
