@@ -116,6 +116,19 @@ def test_training_attack_stays_in_ball_and_box(make_run):
         assert (x + delta).max() <= 1
 
 
+def test_training_attack_meets_the_network_in_eval_mode_and_leaves_it_training(make_run):
+    run = make_run()
+    run.network.train()
+    before, modes = weights(run), []
+    run.network.network.norm.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    x, y, index, _ = run.batch()
+    run.attack(x, y, index)
+    assert modes == [False] * run.recipe.steps
+    assert same(before, weights(run))
+    assert all(module.training for module in run.network.modules())
+    assert all(p.requires_grad and p.grad is None for p in run.network.parameters())
+
+
 def test_measuring_the_fast_path_leaves_the_run_as_it_was(make_run):
     measured, untouched = make_run(), make_run()
     measured.quickest_path()

@@ -126,6 +126,7 @@ def test_noise_depends_on_image_and_draw_alone():
     many = keyed_noise(torch.arange(10), (3, 4, 4), draw=1)
     few = keyed_noise(torch.tensor([7, 2]), (3, 4, 4), draw=1)
     assert torch.equal(few, many[[7, 2]])
+    assert not torch.equal(few[0], few[1])
     assert not torch.equal(many, keyed_noise(torch.arange(10), (3, 4, 4), draw=0))
     assert abs(many.mean()) < 0.2
     assert abs(many.std() - 1) < 0.2
