@@ -6,10 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from dra_serve.gradient_graph import differentiate
 from dra_serve.model_folder import ModelConfig, write_config, write_receipts, write_sums
+
+# The same examples in every run, so that a red run can be run again; a search for new ones is
+# `pytest --hypothesis-profile=default`. No deadline: two shared cores make one meaningless.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 CLASSES = ("cat", "dog", "ship", "truck")
 
