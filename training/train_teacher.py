@@ -20,7 +20,7 @@ from training.fast_path import FastPath, measure
 from training.recipes.options import override, to_json
 from training.recipes.teacher import TEACHERS, TeacherRecipe
 from training.teachers.denoiser import Denoiser, edm_loss, lognormal_sigma
-from training.teachers.folder import build_unet, save_teacher
+from training.teachers.folder import build_unet, load_teacher, save_teacher
 from training.teachers.preconditioning import EDM
 
 console = Console(stderr=True)
@@ -42,6 +42,9 @@ class TeacherRun:
         )
         self.recipe, self.x = recipe, data.train_x
         self.denoiser = Denoiser(unet, EDM(), image_channels=channels)
+        self.before = {"images": 0, "cpu_minutes": 0.0}
+        if recipe.start is not None:
+            self._begin_with(Path(recipe.start), channels)
         self.average: AveragedModel = averaged(self.denoiser, decay=recipe.ema)
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
@@ -49,6 +52,15 @@ class TeacherRun:
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.steps_done = 0
         self.cpu_seconds = 0.0
+
+    def _begin_with(self, folder: Path, image_channels: int) -> None:
+        earlier = load_teacher(folder, image_channels=image_channels)
+        try:
+            self.denoiser.unet.load_state_dict(earlier.unet.state_dict())
+        except RuntimeError as error:
+            raise BadRequest("start", given=str(folder), allowed="a teacher with this network") from error
+        facts = json.loads((folder / "training.json").read_text())
+        self.before = {"images": facts["images"], "cpu_minutes": facts["cpu_minutes"]}
 
     @property
     def steps(self) -> int:
@@ -108,8 +120,8 @@ class TeacherRun:
         save_teacher(average, folder / "teacher")
         facts = {
             "recipe": to_json(self.recipe),
-            "images": self.steps_done * self.recipe.batch,
-            "cpu_minutes": round(self.cpu_seconds / 60, 1),
+            "images": self.before["images"] + self.steps_done * self.recipe.batch,
+            "cpu_minutes": round(self.before["cpu_minutes"] + self.cpu_seconds / 60, 1),
         }
         (folder / "teacher" / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 

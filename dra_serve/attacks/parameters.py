@@ -1,8 +1,8 @@
-"""The numbers of a PGD attack, checked and complete: what runs is what is printed."""
+"""The numbers of an attack, checked and complete: what runs is what is printed."""
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dra_serve.attacks.norms import get_norm, parse_radius
 from dra_serve.checks import check_integer
@@ -17,6 +17,25 @@ _STEPS_ACROSS = (
 )
 
 
+class Parameters(Protocol):
+    """Every value in force of one attack: frozen, checked, complete. norm and eps are common to all."""
+
+    @property
+    def norm(self) -> str: ...
+
+    @property
+    def eps(self) -> float: ...
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps one image costs at most, over restarts and targets: what StepReport.steps says."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name, ready for JSON."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PgdParameters:
     """Every value in force. eps and alpha in units of x; made by `resolve`, so always valid."""
@@ -29,6 +48,10 @@ class PgdParameters:
     random_start: bool
     loss: Loss
     seed: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.restarts * self.steps
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values by name, ready for JSON."""
@@ -55,7 +78,7 @@ def resolve(
     Raises BadRequest naming the first field at fault.
     """
     largest = get_norm(norm).largest(input_shape)
-    eps = _radius(eps, largest, field="eps")
+    eps = radius_within(eps, largest, field="eps")
     steps = check_integer(steps, 1, MAX_STEPS, field="steps")
     restarts = check_integer(restarts, 1, MAX_RESTARTS, field="restarts")
     if not isinstance(random_start, bool):
@@ -71,12 +94,13 @@ def resolve(
         steps=steps,
         restarts=restarts,
         random_start=random_start,
-        loss=_loss(loss),
+        loss=check_loss(loss),
         seed=check_integer(seed, 0, MAX_SEED, field="seed"),
     )
 
 
-def _radius(value: float | str, largest: float, *, field: str) -> float:
+def radius_within(value: float | str, largest: float, *, field: str) -> float:
+    """Return a radius in 0..largest, units of x; BadRequest naming the field."""
     radius = parse_radius(value, field=field)
     if radius > largest:
         allowed = f"0 <= {field} <= {largest:g}, in units of x (8/255, not 8)"
@@ -85,7 +109,7 @@ def _radius(value: float | str, largest: float, *, field: str) -> float:
 
 
 def _step_size(value: float | str, largest: float) -> float:
-    alpha = _radius(value, largest, field="alpha")
+    alpha = radius_within(value, largest, field="alpha")
     if math.isclose(alpha, 0, abs_tol=1e-12):
         raise BadRequest(
             "alpha", given=value, allowed=f"0 < alpha <= {largest:g}: a step of 0 attacks nothing"
@@ -93,7 +117,8 @@ def _step_size(value: float | str, largest: float) -> float:
     return alpha
 
 
-def _loss(name: str) -> Loss:
+def check_loss(name: str) -> Loss:
+    """Return the name of one of the four losses; BadRequest for any other."""
     if name not in LOSSES:
         raise BadRequest("loss", given=name, allowed=", ".join(LOSSES))
     return name

@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from dra_serve.attacks.inputs import check_inputs, example_rng, require_finite
 from dra_serve.attacks.norms import Norm, clip, get_norm
 from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.parameters import PgdParameters, resolve
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
-from dra_serve.checks import check_images, check_labels
 from dra_serve.classifier import Array, Classifier, Loss
-from dra_serve.errors import BadRequest, NoGradient
-
-MAX_INDEX = 2**53  # what JSON carries exactly
 
 
 def perturb(
@@ -71,7 +68,7 @@ def random_start(
     ids = range(x.shape[0]) if indices is None else indices
     noise = np.empty(tuple(x.shape), dtype=np.float32)
     for row, index in enumerate(ids):
-        noise[row] = ball.sample(noise.shape[1:], np.random.default_rng((seed, int(index), restart)))
+        noise[row] = ball.sample(noise.shape[1:], example_rng(seed, index, restart))
     return clip(x + eps * xp.asarray(noise, device=device(x)), 0.0, 1.0)
 
 
@@ -120,12 +117,12 @@ def pgd(
         loss=loss,
         seed=seed,
     )
-    goal, ids = _check(model, x, y, target, indices, parameters.loss)
+    goal, ids = check_inputs(model, x, y, target, indices, parameters.loss)
     progress = Progress(
         x,
         goal,
         model.logits(x),
-        budget=parameters.restarts * parameters.steps,
+        budget=parameters.total_steps,
         stop_on_success=stop_on_success,
         watched=on_step is not None,
     )
@@ -159,7 +156,7 @@ def _climb(
             return False
         if taken < p.steps:
             logits, loss, grad = progress.goal.gradient(model, progress.x_adv)
-            _require_finite(grad)
+            require_finite(grad)
         else:  # nothing follows the last iterate: the forward graph is enough
             logits, grad = model.logits(progress.x_adv), None
             loss = progress.goal.value(logits)
@@ -171,30 +168,3 @@ def _climb(
             break
         progress.x_adv = _step(ball, progress.x, progress.x_adv, grad, eps=p.eps, alpha=p.alpha)
     return True
-
-
-def _require_finite(grad: Array) -> None:
-    """Raise NoGradient at a nan: standing still there would count the image as robust."""
-    xp = array_namespace(grad)
-    if not bool(xp.all(xp.isfinite(grad))):
-        raise NoGradient("the model's gradient is not finite, so nothing can be said of it", field="model")
-
-
-def _check(
-    model: Classifier, x: Array, y: Any, target: Any, indices: Any, loss: Loss
-) -> tuple[Objective, Array]:
-    """Return the checked goal and the noise ids of the images."""
-    check_images(x, model.input_shape)
-    n, classes = x.shape[0], len(model.classes)
-    labels = check_labels(y, n, classes, like=x)
-    if target is not None:
-        target = check_labels(target, n, classes, like=x, field="target")
-    if loss == "dlr_targeted":
-        if target is None:
-            raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
-        if n and bool(array_namespace(x).any(target == labels)):
-            raise BadRequest(
-                "target", given="the label itself", allowed="another class than y, with dlr_targeted"
-            )
-    ids = range(n) if indices is None else indices
-    return Objective(loss, labels, target), check_labels(ids, n, MAX_INDEX, like=x, field="indices")

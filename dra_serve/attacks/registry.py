@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dra_serve.attacks.fgsm import fgsm, resolve_fgsm
-from dra_serve.attacks.parameters import PgdParameters, resolve
+from dra_serve.attacks.parameters import Parameters, resolve
 from dra_serve.attacks.pgd import pgd
 from dra_serve.attacks.result import AttackResult
 from dra_serve.classifier import Array, Classifier
@@ -19,12 +19,13 @@ class Attack:
 
     name: str
     run: Callable[..., AttackResult]
-    parameters: Callable[..., PgdParameters]
+    parameters: Callable[..., Parameters]
+    needs_gradient: bool = True  # False: logits alone, so any classifier will do
 
     def __call__(self, model: Classifier, x: Array, y: Any, **options: Any) -> AttackResult:
         return self.run(model, x, y, **options)
 
-    def resolve(self, input_shape: tuple[int, int, int], **options: Any) -> PgdParameters:
+    def resolve(self, input_shape: tuple[int, int, int], **options: Any) -> Parameters:
         """Return every value in force, before anything runs.
 
         options: what a person chose; the rest takes the attack's defaults. An option the attack does

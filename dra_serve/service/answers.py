@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dra_serve.attacks import AttackResult, PgdParameters, StepReport, get_attack
+from dra_serve.attacks import AttackResult, StepReport, get_attack
+from dra_serve.attacks.parameters import Parameters
 from dra_serve.classifier import Prediction
 from dra_serve.errors import BadRequest
 from dra_serve.images import round_into_ball, to_float, to_pixels
@@ -76,7 +77,7 @@ class AttackAnswer:
     """parameters: every value in force. transfer[source][target]: whether source's image fools target."""
 
     request: AttackRequest
-    parameters: PgdParameters
+    parameters: Parameters
     results: tuple[Attacked, ...]
     transfer: dict[str, dict[str, bool]]
 
@@ -137,7 +138,7 @@ def attack_models(
     )
 
 
-def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> PgdParameters:
+def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> Parameters:
     """Return the parameters in force; raise BadRequest naming the field that cannot be."""
     if not models:
         raise BadRequest("models", given="none", allowed="at least one model")
@@ -167,7 +168,7 @@ def _attack_one(
     model: "OnnxClassifier",
     x: np.ndarray,
     request: AttackRequest,
-    parameters: PgdParameters,
+    parameters: Parameters,
     on_step: OnStep,
     deadline: float | None,
 ) -> Attacked:

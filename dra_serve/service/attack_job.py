@@ -32,9 +32,9 @@ class AttackJob:
     def check(self) -> None:
         """Raise BadRequest, before anything runs, for what cannot be done or is more than we do."""
         parameters = check_attack(self.models, self.request)
-        total = parameters.steps * parameters.restarts * len(self.models)
+        total = parameters.total_steps * len(self.models)
         if total > MAX_TOTAL_STEPS:
-            given = f"{parameters.steps} steps x {parameters.restarts} restarts x {len(self.models)} models"
+            given = f"{parameters.total_steps:,} steps, restarts included, x {len(self.models)} models"
             raise BadRequest("steps", given=given, allowed=f"at most {MAX_TOTAL_STEPS:,} in all")
 
     def run(self, stop: threading.Event, on_step: OnStep | None = None) -> AttackAnswer:

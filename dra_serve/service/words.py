@@ -1,7 +1,7 @@
 """What happened, in a sentence: the same words on the page, in the terminal and in a log of a talk."""
 
-from dra_serve.attacks import PgdParameters
 from dra_serve.attacks.norms import format_radius
+from dra_serve.attacks.parameters import Parameters
 from dra_serve.classifier import Prediction
 from dra_serve.service.answers import AttackAnswer, Attacked
 
@@ -59,10 +59,9 @@ def _sure(prediction: Prediction) -> str:
     return f"{prediction.label} ({percent(prediction.score)})"
 
 
-def _budget(p: PgdParameters) -> str:
-    steps = "1 step" if p.steps == 1 else f"{p.steps} steps"
-    restarts = "" if p.restarts == 1 else f" x {p.restarts} restarts"
-    return f"{p.norm}, eps {format_radius(p.eps)}, {steps}{restarts}"
+def _budget(p: Parameters) -> str:
+    steps = "1 step" if p.total_steps == 1 else f"{p.total_steps:,} steps"
+    return f"{p.norm}, eps {format_radius(p.eps)}, {steps}"
 
 
 def _transfer(answer: AttackAnswer) -> str:

@@ -56,7 +56,7 @@ class Recipe:
     seed: int = 0
 
 
-_CIFAR = Recipe(name="cifar10-tiny-at", data="cifar10")
+_CIFAR = Recipe(name="cifar10-tiny-at", data="cifar10", epochs=40)
 _DIGITS = Recipe(
     name="digits-at",
     data="digits",

@@ -24,7 +24,8 @@ class TeacherRecipe:
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm
     ema: float = 0.999
-    images: int = 20_000_000  # presented, over all sittings
+    images: int = 20_000_000  # presented by this run, over all sittings
+    start: str | None = None  # a teacher's folder whose weights the run begins with
     seed: int = 0
 
 

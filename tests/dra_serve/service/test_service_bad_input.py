@@ -129,7 +129,7 @@ def test_models_of_different_input_cannot_be_attacked_together(http: httpx.Clien
 def test_more_steps_in_all_than_allowed_are_refused(http: httpx.Client) -> None:
     data = {"steps": "200", "restarts": "10"}
     problem = _problem(http, 422, "/v1/attack", data=data, files=_files())
-    assert "200 steps x 10 restarts x 2 models; allowed: at most 2,000" in problem["detail"]
+    assert "2,000 steps, restarts included, x 2 models; allowed: at most 2,000" in problem["detail"]
 
 
 def test_an_option_the_attack_does_not_have_is_refused(http: httpx.Client) -> None:

@@ -1,0 +1,51 @@
+"""What every attack does with its arguments before it begins, and where its noise comes from."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from dra_serve.attacks.objective import Objective
+from dra_serve.checks import check_images, check_labels
+from dra_serve.classifier import Array, Classifier, Loss
+from dra_serve.errors import BadRequest, NoGradient
+
+MAX_INDEX = 2**53  # what JSON carries exactly
+
+
+def example_rng(seed: int, index: int, *stream: int) -> np.random.Generator:
+    """Return the generator of one image's noise: of the seed, its id and the stream, never of the batch.
+
+    stream: numbers that tell the draws of one image apart, such as the restart.
+    """
+    return np.random.default_rng((seed, int(index), *stream))
+
+
+def require_finite(grad: Array) -> None:
+    """Raise NoGradient at a nan: standing still there would count the image as robust."""
+    xp = array_namespace(grad)
+    if not bool(xp.all(xp.isfinite(grad))):
+        raise NoGradient("the model's gradient is not finite, so nothing can be said of it", field="model")
+
+
+def check_inputs(
+    model: Classifier, x: Array, y: Any, target: Any, indices: Any, loss: Loss
+) -> tuple[Objective, Array]:
+    """Return the goal of the images x (N, C, H, W) and their noise ids (N,), or raise BadRequest.
+
+    The arguments as an attack takes them: target and indices may be None, the ids then are 0..N-1.
+    """
+    check_images(x, model.input_shape)
+    n, classes = x.shape[0], len(model.classes)
+    labels = check_labels(y, n, classes, like=x)
+    if target is not None:
+        target = check_labels(target, n, classes, like=x, field="target")
+    if loss == "dlr_targeted":
+        if target is None:
+            raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
+        if n and bool(array_namespace(x).any(target == labels)):
+            raise BadRequest(
+                "target", given="the label itself", allowed="another class than y, with dlr_targeted"
+            )
+    ids = range(n) if indices is None else indices
+    return Objective(loss, labels, target), check_labels(ids, n, MAX_INDEX, like=x, field="indices")
