@@ -99,27 +99,51 @@ def _logits(network: nn.Module, model: OnnxClassifier) -> list[Finding]:
 
 
 def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -> list[Finding]:
-    exact = copy.deepcopy(network).double()
-    errors, own_errors, value_errors, own_value_errors, signs = [], [], [], [], []
+    """Return the comparisons of one loss; torch's own float32, in both memory formats, is measured beside it.
+
+    dlr's are judged twice: divided by their condition (`_condition`), where the plain tolerance holds,
+    and undivided, where no float32 code keeps it: of 467 images on the bundled DRA network torch's own
+    gradient is more than 1e-5 off in 3, ours in 6, with the same worst, 3.5e-5.
+    """
+    exact, last = (
+        copy.deepcopy(network).double(),
+        copy.deepcopy(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+    )
+    errors, own_errors, value_errors, own_value_errors, scales, signs = [], [], [], [], [], []
     for x, y, target in _batches(model):
+        images = torch.from_numpy(x)
         logits, value, grad = model.loss_and_grad(x, y, loss, target)
-        expected_value, expected_grad = _by_autograd(exact, torch.from_numpy(x).double(), y, loss, target)
-        own_value, own_grad = _by_autograd(network, torch.from_numpy(x), y, loss, target)
-        scale = _condition(logits, loss)
-        value_errors += [*_row_errors(value, expected_value) / scale]
-        own_value_errors += [*_row_errors(own_value, expected_value) / scale]
-        errors += [*_row_errors(grad, expected_grad) / scale]
-        own_errors += [*_row_errors(own_grad, expected_grad) / scale]
+        expected_value, expected_grad = _by_autograd(exact, images.double(), y, loss, target)
+        value_errors += [*_row_errors(value, expected_value)]
+        errors += [*_row_errors(grad, expected_grad)]
+        own = [
+            _by_autograd(network, images, y, loss, target),
+            _by_autograd(last, images.contiguous(memory_format=torch.channels_last), y, loss, target),
+        ]
+        own_value_errors.append(np.maximum(*(_row_errors(v, expected_value) for v, _ in own)))
+        own_errors.append(np.maximum(*(_row_errors(g, expected_grad) for _, g in own)))
+        scales += [*_condition(logits, loss)]
         steep = np.abs(expected_grad).max(axis=(1, 2, 3)) > FLAT
         signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].mean(axis=(1, 2, 3))]
-    found = [Finding(f"{loss} value", max(value_errors), _allowed(own_value_errors))]
-    if smooth:
-        return [*found, Finding(f"{loss} gradient, worst example", max(errors), _allowed(own_errors))]
-    return [
-        *found,
-        Finding(f"{loss} gradient, median example", float(np.median(errors)), TOLERANCE),
-        Finding(f"{loss} gradient, signs that differ", float(np.mean(signs)), SIGNS),
+    scale, own_error, own_value_error = (
+        np.asarray(scales),
+        np.concatenate(own_errors),
+        np.concatenate(own_value_errors),
+    )
+    found = [
+        Finding(f"{loss} value", max(value_errors / scale), _allowed(own_value_error / scale)),
     ]
+    if not smooth:
+        return [
+            *found,
+            Finding(f"{loss} gradient, median example", float(np.median(errors)), TOLERANCE),
+            Finding(f"{loss} gradient, signs that differ", float(np.mean(signs)), SIGNS),
+        ]
+    worst = Finding(f"{loss} gradient, worst example", max(errors), _allowed(own_error))
+    if loss not in ("dlr", "dlr_targeted"):
+        return [*found, worst]
+    divided = Finding(f"{loss} gradient / condition, worst example", max(errors / scale), TOLERANCE)
+    return [*found, worst, divided]
 
 
 def _condition(logits: np.ndarray, loss: Loss) -> np.ndarray:
@@ -136,12 +160,12 @@ def _condition(logits: np.ndarray, loss: Loss) -> np.ndarray:
     return condition
 
 
-def _allowed(own_errors: list[float]) -> float:
+def _allowed(own_errors: np.ndarray) -> float:
     """Return the tolerance, or thrice torch's own error in float32 where that is more.
 
-    A near-zero value multiplies whatever float32 rounds.
+    A near-zero value, or a d near zero, multiplies whatever float32 rounds.
     """
-    return max(TOLERANCE, 3 * max(own_errors))
+    return max(TOLERANCE, 3 * float(own_errors.max()))
 
 
 def _by_autograd(
