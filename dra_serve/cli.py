@@ -121,12 +121,13 @@ def predict(
 def attack(
     model: Model,
     images: Images,
-    name: Annotated[str, typer.Option("--attack", help="fgsm or pgd.")] = "pgd",
+    name: Annotated[str, typer.Option("--attack", help="Its name, such as pgd, apgd-t or square.")] = "pgd",
     norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius in units of x in [0, 1]; default 8/255.")] = None,
     alpha: Annotated[str | None, typer.Option(help="Size of a step; default 2.5 eps / steps.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a restart; default 20.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Random starts; default 1.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Of square alone: answers asked for.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer; default 0.")] = None,
     label: Annotated[str | None, typer.Option(help="The true class; default: the clean prediction.")] = None,
     target: Annotated[str | None, typer.Option(help="A class to be led to; default: any other.")] = None,
@@ -139,7 +140,8 @@ def attack(
     from dra_serve.service.answers import AttackRequest, attack_models, check_attack
 
     classifier = load(model)
-    options = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts, "seed": seed}
+    options = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts}
+    options |= {"queries": queries, "seed": seed}
     chosen = {key: value for key, value in options.items() if value is not None}
     request = AttackRequest(attack=name, options=chosen, label=label, target=target)
     check_attack([classifier], request)

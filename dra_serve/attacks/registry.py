@@ -5,7 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dra_serve.attacks.apgd import apgd_ce, apgd_dlr, resolve_apgd
+from dra_serve.attacks.apgd_targeted import apgd_t, resolve_apgd_t
 from dra_serve.attacks.fgsm import fgsm, resolve_fgsm
+from dra_serve.attacks.mifgsm import mifgsm, resolve_mifgsm
 from dra_serve.attacks.parameters import Parameters, resolve
 from dra_serve.attacks.pgd import pgd
 from dra_serve.attacks.result import AttackResult
@@ -22,6 +25,23 @@ class Attack:
     parameters: Callable[..., Parameters]
     needs_gradient: bool = True  # False: logits alone, so any classifier will do
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a person may choose: norm, eps, and the attack's own."""
+        names = inspect.signature(self.parameters).parameters
+        return tuple(name for name in names if name != "input_shape")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The values of the options that nobody chose; None where it depends on others."""
+        parameters = inspect.signature(self.parameters).parameters
+        return {name: parameters[name].default for name in self.options}
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether it can lead to a class of one's choice."""
+        return "target" in inspect.signature(self.run).parameters
+
     def __call__(self, model: Classifier, x: Array, y: Any, **options: Any) -> AttackResult:
         return self.run(model, x, y, **options)
 
@@ -31,16 +51,20 @@ class Attack:
         options: what a person chose; the rest takes the attack's defaults. An option the attack does
         not have raises BadRequest under its name, as does a value out of range.
         """
-        known = [name for name in inspect.signature(self.parameters).parameters if name != "input_shape"]
         for name, value in options.items():
-            if name not in known:
-                raise BadRequest(name, given=value, allowed=f"nothing: {self.name} takes {', '.join(known)}")
+            if name not in self.options:
+                allowed = f"nothing: {self.name} takes {', '.join(self.options)}"
+                raise BadRequest(name, given=value, allowed=allowed)
         return self.parameters(input_shape, **options)
 
 
 ATTACKS = {
     "fgsm": Attack("fgsm", fgsm, resolve_fgsm),
     "pgd": Attack("pgd", pgd, resolve),
+    "mifgsm": Attack("mifgsm", mifgsm, resolve_mifgsm),
+    "apgd-ce": Attack("apgd-ce", apgd_ce, resolve_apgd),
+    "apgd-dlr": Attack("apgd-dlr", apgd_dlr, resolve_apgd),
+    "apgd-t": Attack("apgd-t", apgd_t, resolve_apgd_t),
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dra_serve.attacks import AttackResult, StepReport, get_attack
+from dra_serve.attacks import ATTACKS, AttackResult, StepReport, get_attack
 from dra_serve.attacks.parameters import Parameters
 from dra_serve.classifier import Prediction
 from dra_serve.errors import BadRequest
@@ -142,9 +142,9 @@ def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> 
     """Return the parameters in force; raise BadRequest naming the field that cannot be."""
     if not models:
         raise BadRequest("models", given="none", allowed="at least one model")
-    first = models[0]
+    first, attack = models[0], get_attack(request.attack)
     for model in models:
-        if not model.has_gradient:
+        if attack.needs_gradient and not model.has_gradient:
             raise BadRequest("models", given=model.name, allowed="models with a gradient graph")
         if (model.classes, model.input_shape) != (first.classes, first.input_shape):
             allowed = f"models with the classes and the input of {first.name}, to attack them together"
@@ -154,7 +154,10 @@ def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> 
             raise BadRequest(name, given=value, allowed=", ".join(first.classes))
     if request.target is not None and request.target == request.label:
         raise BadRequest("target", given=request.target, allowed="another class than label")
-    return get_attack(request.attack).resolve(first.input_shape, **request.options)
+    if request.target is not None and not attack.takes_target:
+        able = ", ".join(name for name, other in ATTACKS.items() if other.takes_target)
+        raise BadRequest("target", given=request.target, allowed=f"none with {attack.name}; {able} take one")
+    return attack.resolve(first.input_shape, **request.options)
 
 
 def _share(deadline: float | None, models_left: int) -> float | None:
@@ -189,14 +192,14 @@ def _attack_one(
             )
         )
 
-    target = None if request.target is None else np.array([classes.index(request.target)])
+    led = {} if request.target is None else {"target": np.array([classes.index(request.target)])}
     result: AttackResult = get_attack(request.attack)(
         model,
         x,
         np.array([classes.index(label)]),
-        target=target,
         deadline=deadline,
         on_step=report,
+        **led,
         **request.options,
     )
     rounded = round_into_ball(result.x_adv, x, parameters.eps, parameters.norm)

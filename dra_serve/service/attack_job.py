@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from fastapi.sse import ServerSentEvent
 
+from dra_serve.attacks import get_attack
+from dra_serve.attacks.parameters import Parameters
 from dra_serve.errors import BadRequest, DraServeError
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.admission import Pool
 from dra_serve.service.answers import AttackAnswer, AttackRequest, OnStep, Step, attack_models, check_attack
 from dra_serve.service.logs import log
 from dra_serve.service.problems import to_problem
-from dra_serve.service.schemas import MAX_TOTAL_STEPS, AttackOut, StepOut
+from dra_serve.service.schemas import MAX_TOTAL_QUERIES, MAX_TOTAL_STEPS, AttackOut, StepOut
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class AttackJob:
     request: AttackRequest
     seconds: float
 
-    def check(self) -> None:
-        """Raise BadRequest, before anything runs, for what cannot be done or is more than we do."""
+    def check(self) -> Parameters:
+        """Return the values in force; BadRequest for what cannot be done or is more than we do."""
         parameters = check_attack(self.models, self.request)
         total = parameters.total_steps * len(self.models)
-        if total > MAX_TOTAL_STEPS:
+        limit = MAX_TOTAL_STEPS if get_attack(self.request.attack).needs_gradient else MAX_TOTAL_QUERIES
+        if total > limit:
             given = f"{parameters.total_steps:,} steps, restarts included, x {len(self.models)} models"
-            raise BadRequest("steps", given=given, allowed=f"at most {MAX_TOTAL_STEPS:,} in all")
+            raise BadRequest("steps", given=given, allowed=f"at most {limit:,} in all")
+        return parameters
 
     def run(self, stop: threading.Event, on_step: OnStep | None = None) -> AttackAnswer:
         """Return the answer; ends early, incomplete, when the budget is over or `stop` is set."""

@@ -14,7 +14,9 @@ from dra_serve.service.registry import Registry
 
 MAX_STEPS = 200
 MAX_RESTARTS = 10
-MAX_TOTAL_STEPS = 2_000  # steps x restarts x models of one request
+MAX_QUERIES = 5_000
+MAX_TOTAL_STEPS = 2_000  # gradients of one request: steps x restarts x targets x models
+MAX_TOTAL_QUERIES = 10_000  # the same of an attack without gradients, whose step costs a third
 MAX_TOP_K = 1_000
 
 
@@ -87,6 +89,9 @@ class AttackFields(_Fields):
     ] = None
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS, description="Steps of a restart.")] = 20
     restarts: Annotated[int, Field(ge=1, le=MAX_RESTARTS, description="Random starts.")] = 1
+    queries: Annotated[
+        int | None, Field(ge=1, le=MAX_QUERIES, description="Of square alone: answers it may ask for.")
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**53, description="The same seed gives the same answer.")] = 0
     label: Annotated[
         Name | None,
@@ -108,7 +113,7 @@ class AttackFields(_Fields):
         )
 
 
-_OPTIONS = {"norm", "eps", "alpha", "steps", "restarts", "seed"}
+_OPTIONS = {"norm", "eps", "alpha", "steps", "restarts", "queries", "seed"}
 
 
 class Score(BaseModel):
@@ -137,17 +142,13 @@ class PredictOut(BaseModel):
 
 
 class AttackInForce(BaseModel):
-    """Every value the attack ran with, defaults included."""
+    """Every value the attack ran with, defaults included: these, and the attack's own."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     norm: str
     eps: float
-    alpha: float
-    steps: int
-    restarts: int
-    random_start: bool
-    loss: str
-    seed: int
     label: str | None
     target: str | None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dra_serve.attacks import get_attack
 from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.errors import DraServeError, UserError
 from dra_serve.images import fit
@@ -95,13 +96,21 @@ class Handlers:
         return None, None
 
     def attack(
-        self, turn: Turn | None, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
+        self,
+        turn: Turn | None,
+        picture: Picture | None,
+        names: Sequence[str],
+        attack: str,
+        options: dict[str, Any],
     ) -> Iterator[tuple[str, str]]:
-        """Yield message and stage as the attack goes on; the last pair is the verdict."""
+        """Yield message and stage as the attack goes on; the last pair is the verdict.
+
+        options: of those, the attack gets the ones it takes; the page hides the others.
+        """
         turn = turn or Turn()
         turn.began = True
         try:
-            for shown in self._attack(turn.stop, picture, names, options):
+            for shown in self._attack(turn.stop, picture, names, attack, options):
                 if turn.instead is None:
                     yield shown
         except DraServeError as error:
@@ -111,17 +120,22 @@ class Handlers:
             yield message(["Something went wrong on our side; it has been logged."], "error"), ""
 
     def _attack(
-        self, stop: threading.Event, picture: Picture | None, names: Sequence[str], options: dict[str, Any]
+        self,
+        stop: threading.Event,
+        picture: Picture | None,
+        names: Sequence[str],
+        attack: str,
+        options: dict[str, Any],
     ) -> Iterator[tuple[str, str]]:
         if picture is None or picture.resized_from is not None or not names or stop.is_set():
             yield self.show(picture, names)
             return
         models = self.registry.select(names)
-        request = AttackRequest(options=options, top_k=len(models[0].classes))
+        taken = {name: value for name, value in options.items() if name in get_attack(attack).options}
+        request = AttackRequest(attack=attack, options=taken, top_k=len(models[0].classes))
         job = AttackJob(models, fit(picture.pixels, self.input_shape, resize=False), request, self._seconds)
-        job.check()
+        steps = job.check().total_steps * len(models)
         cards = {card.face.name: card for card in self._cards(picture, names)}
-        steps = options["steps"] * options["restarts"] * len(models)
         shown = 0.0
         for news in watch(job, stop, pause=min(_PAUSE, _PAUSES * self._seconds / steps)):
             if isinstance(news, AttackAnswer):

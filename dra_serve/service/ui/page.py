@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI, Response
 
+from dra_serve.attacks import ATTACKS, get_attack
 from dra_serve.images import MAX_BYTES
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui import view
@@ -20,6 +21,17 @@ from dra_serve.service.ui.handlers import Handlers
 from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
 
+_ATTACKS = {
+    "pgd": "PGD",
+    "fgsm": "FGSM: one step",
+    "mifgsm": "MI-FGSM: steps with momentum",
+    "apgd-ce": "Auto-PGD on cross-entropy",
+    "apgd-dlr": "Auto-PGD on the DLR loss",
+    "apgd-t": "Auto-PGD, towards each class",
+    "fab-t": "FAB: the nearest image, towards each class",
+    "fmn": "FMN: the nearest image",
+    "square": "Square: queries alone, no gradient",
+}
 _TITLE = "Attack image classifiers, live"
 _INTRO = """
 <h1>Attack image classifiers, live</h1>
@@ -121,6 +133,13 @@ class _Page:
     def _add_attack_controls(self) -> None:
         registry, shape = self.handlers.registry, self.handlers.input_shape
         gr.HTML("<h2>Attack</h2>", apply_default_css=False)
+        self.attack_name = gr.Dropdown(
+            [(_ATTACKS.get(name, name), name) for name in ATTACKS],
+            value="pgd",
+            label="Method",
+            elem_id="attack-name",
+            filterable=False,
+        )
         self.norm = gr.Radio(
             [("L∞ (per value)", "linf"), ("L2 (in total)", "l2")],
             value="linf",
@@ -150,6 +169,9 @@ class _Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         buttons = [self.attack, self.stop]
         options = [self.norm, self.eps_linf, self.eps_l2, self.steps, self.restarts, self.seed]
+        self.attack_name.change(
+            _own_options, self.attack_name, [self.steps, self.restarts, self.seed], queue=False, **quiet
+        )
         self.norm.change(_radius_for, self.norm, [self.eps_linf, self.eps_l2], queue=False, **quiet)
 
         waiting = self.attack.click(
@@ -157,7 +179,7 @@ class _Page:
         )
         running = waiting.then(
             self._attack,
-            [self.turn, self.picture, self.models, *options],
+            [self.turn, self.picture, self.models, self.attack_name, *options],
             [self.message, self.stage],
             concurrency_limit=1,
             **quiet,
@@ -189,6 +211,7 @@ class _Page:
         turn: Turn | None,
         picture: Picture | None,
         names: list[str],
+        attack: str,
         norm: str,
         eps_linf: int,
         eps_l2: float,
@@ -203,7 +226,7 @@ class _Page:
             "restarts": restarts,
             "seed": seed,
         }
-        yield from self.handlers.attack(turn, picture, names, options)
+        yield from self.handlers.attack(turn, picture, names, attack, options)
 
     def _pick(
         self, turn: Turn | None, _: Picture | None, names: list[str], event: gr.EventData
@@ -239,6 +262,13 @@ class _Page:
 
 def _radius_for(norm: str) -> tuple[Any, Any]:
     return gr.update(visible=norm == "linf"), gr.update(visible=norm == "l2")
+
+
+def _own_options(attack: str) -> tuple[Any, ...]:
+    """Show the steps, restarts and seed of an attack that has them; the length that it has by itself."""
+    takes, defaults = get_attack(attack).options, get_attack(attack).defaults
+    steps = gr.update(visible="steps" in takes, **({"value": defaults["steps"]} if "steps" in takes else {}))
+    return steps, gr.update(visible="restarts" in takes), gr.update(visible="seed" in takes)
 
 
 def _idle() -> tuple[Any, Any]:

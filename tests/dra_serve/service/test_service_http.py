@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
+from dra_serve.attacks import ATTACKS
 from dra_serve.model_folder import read_folder
 
 from .conftest import CLASSES, Server, png, wait_until
@@ -128,6 +129,24 @@ def test_an_l2_attack_and_fgsm_are_measured_in_their_norm(http: httpx.Client) ->
     assert all(result["linf"] == 1 / 255 for result in fgsm["results"])
 
 
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_every_attack_answers_with_each_value_in_force(http: httpx.Client, name: str) -> None:
+    short = {key: "5" for key in ("steps", "queries") if key in ATTACKS[name].options}
+    data = {"attack": name, "eps": "2/255", "models": "tiny-dra", **short}
+    answer = http.post("/v1/attack", data=data, **MULTIPART).json()
+    in_force = ATTACKS[name].resolve((3, 8, 8), eps="2/255", **{key: 5 for key in short}).as_dict()
+    assert answer["attack"] == {"name": name, "label": None, "target": None, **in_force}
+    assert answer["results"][0]["linf"] <= 2 / 255
+
+
+def test_a_target_is_refused_by_an_attack_that_takes_none(http: httpx.Client) -> None:
+    for name in (name for name, attack in ATTACKS.items() if not attack.takes_target):
+        data = {"attack": name, "target": "cat"}
+        problem = http.post("/v1/attack", data=data, **MULTIPART).json()
+        assert problem["field"] == "target"
+        assert "pgd" in problem["detail"]
+
+
 def test_a_true_label_the_model_misses_needs_no_attack(http: httpx.Client) -> None:
     clean = http.post("/v1/predict", **MULTIPART).json()["predictions"][0]
     fields = {"models": "tiny-dra", "label": clean["top"][-1]["label"]}
@@ -189,8 +208,8 @@ def test_openapi_names_every_route_field_and_problem(http: httpx.Client) -> None
     form = attack["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["additionalProperties"] is False
     assert set(form["properties"]) == {
-        "image", "models", "attack", "norm", "eps", "alpha", "steps", "restarts", "seed", "label", "target",
-        "top_k", "resize",
+        "image", "models", "attack", "norm", "eps", "alpha", "steps", "restarts", "queries", "seed",
+        "label", "target", "top_k", "resize",
     }  # fmt: skip
     assert form["properties"]["steps"]["maximum"] == 200
     for status in ("400", "404", "413", "415", "422", "429", "503"):

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from dra_serve.attacks import ATTACKS
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui.handlers import Handlers, introduce, record
@@ -28,12 +29,19 @@ def handlers(registry: Registry, examples: Path) -> Handlers:
 
 
 def run(handlers: Handlers, turn: Turn | None = None, **replaced: Any) -> list[tuple[str, str]]:
-    names = replaced.pop("names", PAIR)
-    return list(handlers.attack(turn, PICTURE, names, OPTIONS | replaced))
+    names, name = replaced.pop("names", PAIR), replaced.pop("attack", "pgd")
+    return list(handlers.attack(turn, PICTURE, names, name, OPTIONS | replaced))
 
 
 def attack_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "dra-ui-attack" in thread.name]
+
+
+@pytest.mark.parametrize("attack", list(ATTACKS))
+def test_every_attack_can_be_chosen_on_the_page(handlers: Handlers, attack: str) -> None:
+    *_, (message, _) = run(handlers, attack=attack, names=("tiny-dra",), steps=3)
+    assert 'data-kind="done"' in message
+    assert "tiny-dra" in message
 
 
 def test_an_attack_is_shown_step_by_step_and_judged_in_words(handlers: Handlers) -> None:
@@ -61,7 +69,7 @@ def test_radius_zero_changes_nothing_and_fools_nobody(handlers: Handlers) -> Non
 
 def test_a_pressed_stop_ends_the_attack_with_a_verdict(handlers: Handlers) -> None:
     turn, _ = handlers.begin()
-    frames = handlers.attack(turn, PICTURE, ["tiny-dra"], OPTIONS | {"steps": 100})
+    frames = handlers.attack(turn, PICTURE, ["tiny-dra"], "pgd", OPTIONS | {"steps": 100})
     next(frames)
     handlers.stop(turn)
     message, stage = list(frames)[-1]
@@ -79,7 +87,7 @@ def test_a_stop_before_the_turn_has_come_attacks_nothing(handlers: Handlers) -> 
 
 def test_an_attack_that_was_left_shows_nothing_more(handlers: Handlers) -> None:
     turn, _ = handlers.begin()
-    frames = handlers.attack(turn, PICTURE, PAIR, OPTIONS | {"steps": 100})
+    frames = handlers.attack(turn, PICTURE, PAIR, "pgd", OPTIONS | {"steps": 100})
     next(frames)
     turn.leave(("new message", "new stage"))
     assert list(frames) == []
@@ -88,7 +96,7 @@ def test_an_attack_that_was_left_shows_nothing_more(handlers: Handlers) -> None:
 
 def test_a_visitor_who_closes_the_page_leaves_no_thread_behind(handlers: Handlers) -> None:
     turn = Turn()
-    frames = handlers.attack(turn, PICTURE, PAIR, OPTIONS | {"steps": 100})
+    frames = handlers.attack(turn, PICTURE, PAIR, "pgd", OPTIONS | {"steps": 100})
     next(frames)
     assert attack_threads()
     frames.close()  # type: ignore[attr-defined]  # what Gradio does
@@ -145,7 +153,7 @@ def test_an_unknown_model_is_a_sentence(handlers: Handlers) -> None:
 def test_what_is_missing_is_said_and_not_attacked(
     handlers: Handlers, picture: Picture | None, names: tuple[str, ...], says: str
 ) -> None:
-    ((message, stage),) = handlers.attack(Turn(), picture, names, OPTIONS)
+    ((message, stage),) = handlers.attack(Turn(), picture, names, "pgd", OPTIONS)
     assert says in message
     assert stage == ""
 
