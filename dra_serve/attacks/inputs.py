@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
+from dra_serve.attacks.norms import Norm
 from dra_serve.attacks.objective import Objective
 from dra_serve.checks import check_images, check_labels
 from dra_serve.classifier import Array, Classifier, Loss
@@ -19,6 +20,18 @@ def example_rng(seed: int, index: int, *stream: int) -> np.random.Generator:
     stream: numbers that tell the draws of one image apart, such as the restart.
     """
     return np.random.default_rng((seed, int(index), *stream))
+
+
+def example_noise(ball: Norm, x: Array, *, seed: int, ids: Any, stream: int) -> Array:
+    """Return one draw from the unit ball for each image of x (N, C, H, W), beside x; ids: (N,) ints.
+
+    The draw of an image is that of `example_rng(seed, its id, stream)`, so it is the same in every batch
+    and on every array library.
+    """
+    noise = np.empty(tuple(x.shape), dtype=np.float32)
+    for row, index in enumerate(ids):
+        noise[row] = ball.sample(noise.shape[1:], example_rng(seed, index, stream))
+    return array_namespace(x).asarray(noise, device=device(x))
 
 
 def require_finite(grad: Array) -> None:

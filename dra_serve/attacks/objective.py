@@ -19,26 +19,31 @@ class Objective:
     loss: Loss
     y: Array
     target: Array | None = None
+    guide: Array | None = None  # the class dlr_targeted leads to, where any class but y will do (APGD-T)
 
     def select(self, rows: Array) -> "Objective":
         """Return the goals of these rows only."""
-        return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
+        target, guide = (None if a is None else a[rows] for a in (self.target, self.guide))
+        return Objective(self.loss, self.y[rows], target, guide)
 
     def gradient(self, model: Classifier, x: Array) -> tuple[Array, Array, Array]:
         """Return logits (N, K), loss (N,) and its gradient at x."""
         at, sign = self._point_of_view()
-        logits, loss, grad = model.loss_and_grad(x, at, self.loss, self.target)
+        logits, loss, grad = model.loss_and_grad(x, at, self.loss, self._towards())
         return (logits, loss, grad) if sign > 0 else (logits, -loss, -grad)
 
     def value(self, logits: Array) -> Array:
         """Return the loss (N,) at these logits, equal to `gradient`'s."""
         at, sign = self._point_of_view()
-        return sign * LOSS_FUNCTIONS[self.loss](logits, at, self.target)[0]
+        return sign * LOSS_FUNCTIONS[self.loss](logits, at, self._towards())[0]
 
     def reached(self, logits: Array) -> Array:
         """Return (N,): whether the prediction is the target, or without one is not y."""
         predicted = array_namespace(logits).argmax(logits, axis=1)
         return predicted != self.y if self.target is None else predicted == self.target
+
+    def _towards(self) -> Array | None:
+        return self.target if self.guide is None else self.guide
 
     def _point_of_view(self) -> tuple[Array, int]:
         if self.target is None or self.loss == "dlr_targeted":

@@ -90,7 +90,7 @@ def resolve(
     return PgdParameters(
         norm=norm,
         eps=eps,
-        alpha=min(_STEPS_ACROSS * eps / steps, eps) if alpha is None else _step_size(alpha, largest),
+        alpha=min(_STEPS_ACROSS * eps / steps, eps) if alpha is None else step_size(alpha, largest),
         steps=steps,
         restarts=restarts,
         random_start=random_start,
@@ -108,7 +108,8 @@ def radius_within(value: float | str, largest: float, *, field: str) -> float:
     return radius
 
 
-def _step_size(value: float | str, largest: float) -> float:
+def step_size(value: float | str, largest: float) -> float:
+    """Return the size of a step, above 0 and at most `largest`, units of x; BadRequest naming alpha."""
     alpha = radius_within(value, largest, field="alpha")
     if math.isclose(alpha, 0, abs_tol=1e-12):
         raise BadRequest(

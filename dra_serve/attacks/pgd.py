@@ -8,10 +8,7 @@ model, finished images leave the batch, and the last image is checked by the che
 import time
 from typing import Any
 
-import numpy as np
-from array_api_compat import array_namespace, device
-
-from dra_serve.attacks.inputs import check_inputs, example_rng, require_finite
+from dra_serve.attacks.inputs import check_inputs, example_noise
 from dra_serve.attacks.norms import Norm, clip, get_norm
 from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.parameters import PgdParameters, resolve
@@ -64,12 +61,9 @@ def random_start(
     The noise of an image depends on (seed, its index, restart) alone, so it is the same in every batch
     and on every array library. indices: (N,) ints >= 0, by default 0..N-1.
     """
-    xp, ball = array_namespace(x), get_norm(norm)
     ids = range(x.shape[0]) if indices is None else indices
-    noise = np.empty(tuple(x.shape), dtype=np.float32)
-    for row, index in enumerate(ids):
-        noise[row] = ball.sample(noise.shape[1:], example_rng(seed, index, restart))
-    return clip(x + eps * xp.asarray(noise, device=device(x)), 0.0, 1.0)
+    noise = example_noise(get_norm(norm), x, seed=seed, ids=ids, stream=restart)
+    return clip(x + eps * noise, 0.0, 1.0)
 
 
 def pgd(
@@ -154,17 +148,10 @@ def _climb(
     for taken in range(p.steps + 1):
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if taken < p.steps:
-            logits, loss, grad = progress.goal.gradient(model, progress.x_adv)
-            require_finite(grad)
-        else:  # nothing follows the last iterate: the forward graph is enough
-            logits, grad = model.logits(progress.x_adv), None
-            loss = progress.goal.value(logits)
-        progress.record(logits, loss, steps_done=restart * p.steps + taken)
-        grad = progress.drop_finished(grad)
+        seen = progress.visit(model, steps_done=restart * p.steps + taken, last=taken == p.steps)
         if taken > 0 and on_step is not None and on_step(progress.report()) is False:
             return False
-        if grad is None:
+        if seen.grad is None or not progress.is_open:
             break
-        progress.x_adv = _step(ball, progress.x, progress.x_adv, grad, eps=p.eps, alpha=p.alpha)
+        progress.x_adv = _step(ball, progress.x, progress.x_adv, seen.grad, eps=p.eps, alpha=p.alpha)
     return True

@@ -1,13 +1,26 @@
 """The books of an iterative attack: the best image so far, and who still needs work."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
 
+from dra_serve.attacks.inputs import require_finite
 from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.result import AttackResult, StepReport
-from dra_serve.classifier import Array
+from dra_serve.classifier import Array, Classifier
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a model call said of the images that go on: loss (n,) and grad, None after the last call.
+
+    kept: which of the images asked about go on, (m,) bool; None if all do.
+    """
+
+    loss: Array
+    grad: Array | None
+    kept: Array | None
 
 
 class Progress:
@@ -18,8 +31,16 @@ class Progress:
     """
 
     def __init__(
-        self, x: Array, goal: Objective, logits: Array, *, budget: int, stop_on_success: bool, watched: bool
+        self,
+        x: Array,
+        goal: Objective,
+        logits: Array,
+        *,
+        budget: int,
+        watched: bool,
+        stop_on_success: bool = True,
     ) -> None:
+        """x (N, C, H, W) and logits (N, K) of the clean images; budget: the steps of one image at most."""
         xp = array_namespace(x)
         self._all_x, self._all_goals = x, goal
         self._budget, self._stop_on_success, self._watched = budget, stop_on_success, watched
@@ -33,13 +54,39 @@ class Progress:
         self._open = xp.arange(x.shape[0], device=device(x))
         self._narrow(~self._success)
 
-    def begin(self, start: Callable[[Array, Array], Array]) -> bool:
-        """Set the open images to start(their x, their rows); return False if there are none."""
-        if self._open.shape[0] == 0:
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody still needs work."""
+        return bool(self._open.shape[0])
+
+    def begin(self, start: Callable[[Array, Array], Array], *, goal: Objective | None = None) -> bool:
+        """Set the open images to start(their x, their rows); return False if there are none.
+
+        goal: of all N images from now on, if it is another than before.
+        """
+        if not self.is_open:
             return False
+        self._all_goals = goal or self._all_goals
         self.x, self.goal = self._all_x[self._open], self._all_goals.select(self._open)
         self.x_adv = start(self.x, self._open)
         return True
+
+    def visit(self, model: Classifier, *, steps_done: int, last: bool) -> Visit:
+        """Ask the model about the open images' current iterate, judge it, close the images it fools.
+
+        last: no step follows, so the forward graph is enough. Raises NoGradient at a nan.
+        """
+        if last:
+            logits, grad = model.logits(self.x_adv), None
+            loss = self.goal.value(logits)
+        else:
+            logits, loss, grad = self.goal.gradient(model, self.x_adv)
+            require_finite(grad)
+        self.record(logits, loss, steps_done=steps_done)
+        kept = self.close_finished()
+        if kept is None:
+            return Visit(loss, grad, None)
+        return Visit(loss[kept], None if grad is None else grad[kept], kept)
 
     def record(self, logits: Array, loss: Array, *, steps_done: int) -> None:
         """Judge the open images' current iterate, reached after `steps_done` steps."""
@@ -55,19 +102,13 @@ class Progress:
             for kept, new in zip(self._now, (self.x_adv, logits, loss), strict=True):
                 kept[rows] = new
 
-    def drop_finished(self, grad: Array | None) -> Array | None:
-        """Close the images just fooled; return the gradient of those still open, None if none is."""
-        unfinished = ~self._success[self._open]
-        if not self._narrow(unfinished):
-            return grad
-        if self._open.shape[0] == 0:
+    def close_finished(self) -> Array | None:
+        """Close the images just fooled; return which of the open ones stay, (n,) bool, or None if all do."""
+        kept = ~self._success[self._open]
+        if not self._narrow(kept):
             return None
-        self.x, self.x_adv, self.goal = (
-            self.x[unfinished],
-            self.x_adv[unfinished],
-            self.goal.select(unfinished),
-        )
-        return None if grad is None else grad[unfinished]
+        self.x, self.x_adv, self.goal = self.x[kept], self.x_adv[kept], self.goal.select(kept)
+        return kept
 
     def report(self) -> StepReport:
         """Return a copy of where all N images stand."""
@@ -85,13 +126,13 @@ class Progress:
             success=self._success,
             loss=self._best_loss,
             steps_done=self._steps_done,
-            complete=self._recorded == self._budget or self._open.shape[0] == 0,
+            complete=self._recorded == self._budget or not self.is_open,
         )
 
-    def _narrow(self, unfinished: Any) -> bool:
-        """Keep only the unfinished rows open, if finished images are to stop; return whether any left."""
+    def _narrow(self, kept: Array) -> bool:
+        """Leave only these rows open, if finished images are to stop; return whether any left."""
         xp = array_namespace(self._open)
-        if not self._stop_on_success or bool(xp.all(unfinished)):
+        if not self._stop_on_success or bool(xp.all(kept)):
             return False
-        self._open = self._open[unfinished]
+        self._open = self._open[kept]
         return True
