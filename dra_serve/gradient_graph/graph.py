@@ -32,7 +32,7 @@ class Graph:
         self.x, self.logits = model.graph.input[0].name, model.graph.output[0].name
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.producer = {name: node for node in self.nodes for name in node.output}
-        self.active = self._depending_on_x()
+        self.active = depending_on(self.x, self.nodes)
         self.shape: dict[str, tuple[Dim, ...]] = {n: tuple(t.dims) for n, t in self.initializers.items()}
         self.type = {
             n: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for n, t in self.initializers.items()
@@ -48,13 +48,6 @@ class Graph:
             if name not in self.active and all(np.array_equal(values[0], value) for value in values):
                 self._fixed[name] = values[0]
         self._made: dict[Any, Any] = {}
-
-    def _depending_on_x(self) -> set[str]:
-        active = {self.x}
-        for node in self.nodes:
-            if node.op_type not in FORWARD_ONLY and active.intersection(_reads(node)):
-                active.update(node.output)
-        return active - {""}
 
     def __call__(
         self,
@@ -139,6 +132,15 @@ class Graph:
         model.ir_version = base.ir_version
         helper.set_model_props(model, metadata)
         return model
+
+
+def depending_on(x: str, nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Return the values that depend on what `x` holds, itself among them; nodes in order."""
+    active = {x}
+    for node in nodes:
+        if node.op_type not in FORWARD_ONLY and active.intersection(_reads(node)):
+            active.update(node.output)
+    return active - {""}
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:

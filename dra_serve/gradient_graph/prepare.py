@@ -19,7 +19,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     model = _inlined(model)
     model = _at_least_opset(model, RULES_OPSET)
     strip(model)
-    _constants_to_initializers(model.graph)
+    constants_to_initializers(model.graph)
     _drop_initializers_from_inputs(model.graph)
     _check_form(model.graph)
     _rename(model.graph)
@@ -60,7 +60,8 @@ def _at_least_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         raise BadRequest("model opset", given=opset, allowed=allowed) from error
 
 
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+def constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes into initializers, in place."""
     constants = [node for node in graph.node if node.op_type == "Constant"]
     for node in constants:
         (attribute,) = node.attribute

@@ -8,6 +8,7 @@ import onnx
 from dra_serve.classifier import LOSSES
 from dra_serve.errors import BadRequest, NoDerivative
 from dra_serve.gradient_graph.batch import open_batch
+from dra_serve.gradient_graph.expand import expand
 from dra_serve.gradient_graph.graph import Graph
 from dra_serve.gradient_graph.losses import loss_and_grad_at_logits
 from dra_serve.gradient_graph.prepare import measure, prepare
@@ -16,7 +17,7 @@ from dra_serve.gradient_graph.rules import RULES
 
 def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the gradient graph of `model`; `dra_serve.gradient_graph.differentiate` documents it."""
-    forward = open_batch(prepare(model))
+    forward = open_batch(expand(prepare(model), known=RULES))
     G = Graph(forward, measure(forward))
     classes = _classes(G)
     _, grad_logits = loss_and_grad_at_logits(G, G.logits, classes)

@@ -2,6 +2,7 @@
 
 from dra_serve.gradient_graph.rules import (  # noqa: F401
     elementwise,
+    indexing,
     linear,
     normalisation,
     pooling,

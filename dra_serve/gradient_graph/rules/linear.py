@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from onnx import NodeProto
 
 from dra_serve.gradient_graph.graph import Graph
@@ -92,6 +93,19 @@ def conv_transpose(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         return G("Slice", result, [0] * len(axes), ends, axes) if given.get("output_padding") else result
 
     return [share]
+
+
+@rule("Col2Im")
+def col2im(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Col2Im adds blocks up into an image; backwards each block reads its pixels: a Conv by unit kernels."""
+    given, block = attributes(node), G.argument(node, 2)
+    assert block is not None  # Col2Im has a block shape
+    (channels,), places = G.sizes(node, node.output[0], 1)[:1], int(block.prod())
+    unit = np.eye(places, dtype=np.float32).reshape(places, 1, *block.tolist())
+    kernels = np.tile(unit, (channels, *[1] * (unit.ndim - 1)))
+    kept = {name: given[name] for name in ("strides", "dilations", "pads") if name in given}
+    read = partial(G, "Conv", g, kernels, group=channels, **kept)
+    return [lambda: G("Reshape", read(), [0, channels * places, -1])]
 
 
 @rule("Gemm")

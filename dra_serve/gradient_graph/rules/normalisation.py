@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import NodeProto
 
 from dra_serve.gradient_graph.graph import Graph
+from dra_serve.gradient_graph.rules.reductions import or_zero
 from dra_serve.gradient_graph.rules.registry import Share, attributes, axis_of, like, refuse, rule
 
 
@@ -73,5 +75,47 @@ def group_normalization(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         else:
             gw = G("Mul", grouped(g), G("Reshape", scale, [groups, 1]))
         return like(G, _standardised(G, grouped(x), gw, [2], epsilon), x)
+
+    return [share]
+
+
+@rule("LRN")
+def local_response(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """y = x D^-beta with D = bias + alpha / size * (x^2 summed over near channels).
+
+    g D^-beta - 2 alpha beta / size * x * (g y / D, summed over the channels that reach this one).
+    AlexNet's normalisation, Krizhevsky et al. 2012, section 3.3.
+    """
+    given, x, y = attributes(node), node.input[0], node.output[0]
+    size = int(given["size"])
+    alpha, beta = float(given.get("alpha", 1e-4)), float(given.get("beta", 0.75))
+    (channels,) = G.sizes(node, x, 1)[:1]
+    offsets = np.arange(channels)[None, :] - np.arange(channels)[:, None]
+    near = ((offsets >= -((size - 1) // 2)) & (offsets <= size // 2)).astype(np.float32)
+    spatial = [1] * (len(G.shape[x]) - 2)
+
+    def summed(value: str, band: np.ndarray) -> str:
+        return G("Conv", value, band.reshape(channels, channels, *spatial))
+
+    def share() -> str:
+        scale = G("Mul", summed(G("Mul", x, x), near), alpha / size)
+        d = G("Add", scale, float(given.get("bias", 1.0)))
+        across = G("Mul", G("Mul", x, summed(G("Div", G("Mul", g, y), d), near.T)), 2 * alpha * beta / size)
+        return G("Sub", G("Mul", g, G("Pow", d, -beta)), across)
+
+    return [share]
+
+
+@rule("LpNormalization")
+def lp_normalization(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """y = x / |x|: (g - d|x| (g . y)) / |x|, where d|x| is y for p = 2, the signs for p = 1."""
+    given, x, y = attributes(node), node.input[0], node.output[0]
+    axis, order = axis_of(node, len(G.shape[x]), default=-1), int(given.get("p", 2))
+
+    def share() -> str:
+        norm = G("ReduceL2" if order == 2 else "ReduceL1", x, [axis], keepdims=1)
+        slope = y if order == 2 else G("Sign", x)
+        along = G("Mul", slope, G("ReduceSum", G("Mul", g, y), [axis], keepdims=1))
+        return or_zero(G, G("Div", G("Sub", g, along), norm), norm)
 
     return [share]

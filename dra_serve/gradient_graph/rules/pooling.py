@@ -8,6 +8,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from dra_serve.gradient_graph.graph import Graph
 from dra_serve.gradient_graph.rules.linear import Window
+from dra_serve.gradient_graph.rules.reductions import or_zero
 from dra_serve.gradient_graph.rules.registry import Share, attributes, like, rule
 
 
@@ -61,6 +62,35 @@ def global_average_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     x = node.input[0]
     pixels = prod(G.sizes(node, x, 2))
     return [lambda: G("Expand", G("Mul", g, 1 / pixels), G("Shape", x))]
+
+
+@rule("LpPool")
+def lp_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """y = (sum |x|^p)^(1/p): sign(x) |x|^(p-1) times the sum of g y^(1-p) over the windows that hold x."""
+    given, x, y = attributes(node), node.input[0], node.output[0]
+    window, order = Window.of(G, node, list(given["kernel_shape"])), int(given.get("p", 2))
+    (channels,) = G.sizes(node, x, 1)[:1]
+    ones = np.ones((channels, 1, *window.kernel), np.float32)
+    return [
+        lambda: _of_power(G, x, order, window.spread(G, _by_norm(G, g, y, order), G.constant(ones), channels))
+    ]
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    x, y, order = node.input[0], node.output[0], int(attributes(node).get("p", 2))
+    return [lambda: _of_power(G, x, order, _by_norm(G, g, y, order))]
+
+
+def _by_norm(G: Graph, g: str, y: str, order: int) -> str:
+    """Return g y^(1-p), zero where the norm is."""
+    return or_zero(G, G("Mul", g, G("Pow", y, float(1 - order))), y)
+
+
+def _of_power(G: Graph, x: str, order: int, share: str) -> str:
+    if order == 2:
+        return G("Mul", x, share)
+    return G("Mul", share, G("Mul", G("Sign", x), G("Pow", G("Abs", x), float(order - 1))))
 
 
 @rule("GlobalMaxPool")

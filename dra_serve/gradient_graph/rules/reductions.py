@@ -13,7 +13,7 @@ REDUCTIONS: dict[str, Callable[[Graph, str, str, str, list[int]], str]] = {
     "ReduceMean": lambda G, g, x, y, axes: G("Div", g, _count(G, x, g)),
     "ReduceSumSquare": lambda G, g, x, y, axes: G("Mul", g, G("Mul", x, 2.0)),
     "ReduceL1": lambda G, g, x, y, axes: G("Mul", g, G("Sign", x)),
-    "ReduceL2": lambda G, g, x, y, axes: G("Div", G("Mul", g, x), y),
+    "ReduceL2": lambda G, g, x, y, axes: G("Mul", x, or_zero(G, G("Div", g, y), y)),
     "ReduceLogSumExp": lambda G, g, x, y, axes: G("Mul", g, G("Exp", G("Sub", x, y))),
     "ReduceMax": lambda G, g, x, y, axes: _winners(G, g, x, y, axes),
     "ReduceMin": lambda G, g, x, y, axes: _winners(G, g, x, y, axes),
@@ -51,6 +51,11 @@ def _axes(G: Graph, node: NodeProto) -> list[int]:
 def _count(G: Graph, x: str, reduced: str) -> str:
     """Return how many elements of x went into one of `reduced`, as a float."""
     return G("CastLike", G("Div", G("Size", x), G("Size", reduced)), reduced)
+
+
+def or_zero(G: Graph, share: str, norm: str) -> str:
+    """Return `share`, and zero where the norm it was divided by is zero, as torch has it."""
+    return G("Where", G("Greater", norm, 0.0), share, 0.0)
 
 
 def _winners(G: Graph, g: str, x: str, y: str, axes: list[int]) -> str:

@@ -57,7 +57,7 @@ def tile(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 @rule("Concat")
 def concat(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     axis = axis_of(node, len(G.shape[node.output[0]]), default=0)
-    ends = np.cumsum([_size(G, node, name, axis) for name in node.input]).tolist()
+    ends = np.cumsum([size_of(G, node, name, axis) for name in node.input]).tolist()
     starts = [0, *ends[:-1]]
     return [partial(G, "Slice", g, [s], [e], [axis]) for s, e in zip(starts, ends, strict=True)]
 
@@ -88,9 +88,9 @@ def pad(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     def share() -> str:
         result = g
         for axis in np.flatnonzero(pads.any(axis=0)).tolist():
-            size = _size(G, node, x, axis)
+            size = size_of(G, node, x, axis)
             copied = np.pad(np.arange(size), tuple(pads[:, axis]), mode=mode)
-            result = _put_back(G, result, axis, copied, size)
+            result = put_back(G, result, axis, copied, size)
         return result
 
     return [share]
@@ -111,53 +111,41 @@ def slice_(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         for start, end, axis, step in zip(*(a.tolist() for a in (starts, ends, axes, steps)), strict=True):
             if G.shape[x][axis] == G.shape[node.output[0]][axis] and step == 1:
                 continue  # everything is kept
-            size = _size(G, node, x, axis)
+            size = size_of(G, node, x, axis)
             low, high, _ = slice(start, end, step).indices(size)
             if step == 1:
                 pads[:, axis] = low, size - max(high, low)
             else:
-                result = _put_back(G, result, axis, np.arange(size)[start:end:step], size)
+                result = put_back(G, result, axis, np.arange(size)[start:end:step], size)
         return G("Pad", result, pads.reshape(-1)) if pads.any() else result
 
     return [share]
 
 
-@rule("Gather")
-def gather(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    x, rank = node.input[0], len(G.shape[node.input[0]])
-    axis = axis_of(node, rank, default=0)
-    indices = G.argument(node, 1)
-    assert indices is not None  # Gather has indices
-    size = _size(G, node, x, axis)
-    indices = indices % size
-
-    def share() -> str:
-        flat = g
-        if indices.ndim != 1:
-            after = G.sizes(node, x, axis + 1)
-            flat = G("Reshape", g, [*[0] * axis, indices.size, *after])
-        return _put_back(G, flat, axis, indices.reshape(-1), size)
-
-    return [share]
-
-
-def _size(G: Graph, node: NodeProto, name: str, axis: int) -> int:
+def size_of(G: Graph, node: NodeProto, name: str, axis: int) -> int:
     size = G.shape[name][axis]
     if not isinstance(size, int):
         raise refuse(node, f"axis {axis} follows the batch")
     return size
 
 
-def _put_back(G: Graph, g: str, axis: int, index: np.ndarray[Any, Any], size: int) -> str:
+def put_back(G: Graph, g: str, axis: int, index: np.ndarray[Any, Any], size: int) -> str:
     """Return the gradient of x where y = x[index] along `axis` of `size`: what was copied is added up.
 
     A row of zeros is appended to g; each element of x gathers its copies, or that row, and sums them.
     """
     copies = [np.flatnonzero(index == i) for i in range(size)]
     most = max(map(len, copies))
+    if {len(c) for c in copies} == {1}:  # a permutation, as from RGB to BGR
+        return G("Gather", g, np.concatenate(copies), axis=axis)
     places = np.array([[*c, *[len(index)] * (most - len(c))] for c in copies], np.int64)
     padded = G("Pad", g, [0, 1], "", [axis])
     return G("ReduceSum", G("Gather", padded, places, axis=axis), [axis + 1], keepdims=0)
+
+
+@rule("Trilu")
+def trilu(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    return [lambda: G("Trilu", g, *node.input[1:], upper=int(attributes(node).get("upper", 1)))]
 
 
 @rule("DepthToSpace")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
@@ -290,6 +291,15 @@ POOLS = [
     Case("GlobalAveragePool", "y = GlobalAveragePool(x)", (3, 4, 5), lambda x: x.mean((2, 3), keepdim=True)),
 ]  # fmt: skip
 
+LP = [
+    Case("LpPool", "y = LpPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)", IMAGE,
+         lambda x: F.lp_pool2d(F.pad(x, (1, 1, 1, 1)), 2, 3, 2)),
+    Case("LpPool of order 3", "y = LpPool<kernel_shape=[2,3], p=3>(x)", IMAGE,
+         lambda x: F.avg_pool2d(x.abs() ** 3, (2, 3), 1, divisor_override=1) ** (1 / 3)),
+    Case("GlobalLpPool", "y = GlobalLpPool<p=3>(x)", IMAGE,
+         lambda x: (x.abs() ** 3).sum((2, 3), keepdim=True) ** (1 / 3)),
+]  # fmt: skip
+
 NORMALISATIONS = [
     Case("LayerNormalization", "y = LayerNormalization(x, w, b)", (3, 6),
          lambda x, w, b: F.layer_norm(x, (6,), w, b), {"w": (6,), "b": (6,)}),
@@ -301,6 +311,14 @@ NORMALISATIONS = [
     Case("BatchNormalization of (N, C)", "y = BatchNormalization(x, w, b, m, v)", (3,),
          lambda x, w, b, m, v: F.batch_norm(x, m, v, w, b),
          {"w": (3,), "b": (3,), "m": (3,), "v": np.float32([0.5, 1, 2])}),
+    *(Case(f"LRN over {size}", f"y = LRN<size={size}, alpha=0.5, beta=0.6, bias=1.5>(x)", (5, 2, 3),
+           partial(lambda x, size: F.local_response_norm(x, size, alpha=0.5, beta=0.6, k=1.5), size=size))
+      for size in (3, 5)),
+    Case("LpNormalization", "y = LpNormalization<axis=1>(x)", (3, 4), lambda x: F.normalize(x, dim=1)),
+    Case("LpNormalization of order 1", "y = LpNormalization<p=1>(x)", (3, 4),
+         lambda x: F.normalize(x, p=1, dim=-1)),
+    Case("L2 norm of zeros", "m = Min(x, z) n = Neg(m) r = Relu(m) l = ReduceL2<keepdims=1>(r, a) "
+         "y = Add(l, x)", (3, 4), lambda x, z, a: x, {"z": np.float32(0), "a": [1]}),
     Case("InstanceNormalization", "y = InstanceNormalization(x, w, b)", (3, 4, 2),
          lambda x, w, b: F.instance_norm(x, weight=w, bias=b), {"w": (3,), "b": (3,)}),
     Case("GroupNormalization", "y = GroupNormalization<num_groups=2>(x, w, b)", (4, 3, 2),
@@ -369,6 +387,31 @@ SHAPES = [
          {"i": [3, 0, 3, -3]}),
     Case("Gather by a matrix", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, i],
          {"i": [[0, 2], [2, 2]]}),
+    Case("Gather a permutation", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, [2, 0, 1]],
+         {"i": [2, 0, 1]}),
+    Case("Gather by places that follow the batch",
+         "f = Reshape(x, r) s = Size(x) p = Range(zero, s, two) g = Gather(f, p) y = Reshape(g, t)", (3, 4),
+         lambda x, r, t, **_: x.reshape(-1)[::2].reshape(-1, 6),
+         {"r": [-1], "zero": np.array(0), "two": np.array(2), "t": [-1, 6]}),
+    Case("GatherND, one place twice", "t = Transpose<perm=[1,2,0]>(x) g = GatherND(t, i) "
+         "y = Transpose<perm=[1,0]>(g)", (3, 4), lambda x, i: x[:, [0, 2, 0], [1, 3, 1]],
+         {"i": [[0, 1], [2, 3], [0, 1]]}),
+    Case("GatherElements", "s = Shape(x) z = Expand(two, s) y = GatherElements<axis=1>(x, z)", (3, 4),
+         lambda x, two: x[:, 2:].expand(-1, 3, -1), {"two": np.array(2)}),
+    Case("Gather one before the batch", "t = Transpose<perm=[1,0,2]>(x) y = Gather<axis=0>(t, i)",
+         (3, 4), lambda x, i: x[:, 1], {"i": np.array(1)}),
+    Case("Col2Im", "y = Col2Im<strides=[2,1], pads=[1,0,1,0], dilations=[1,2]>(x, s, b)", (12, 12),
+         lambda x, s, b: F.fold(x, (5, 6), (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+         {"s": [5, 6], "b": [3, 2]}),
+    Case("ScatterND", "t = Transpose<perm=[1,0,2]>(x) u = Gather(t, j) e = Exp(u) s = ScatterND(t, i, e) "
+         "y = Transpose<perm=[1,0,2]>(s)", (3, 4),
+         lambda x, i, j: torch.stack([x[:, 0], x[:, 0].exp(), x[:, 2]], 1), {"i": [[1]], "j": [0]}),
+    Case("ScatterND add", 'u = Gather(x, j) e = Exp(u) y = ScatterND<reduction="add">(x, i, e)', (3, 4),
+         lambda x, i, j: x.index_add(0, torch.tensor([1, 1]), x[:2].exp()), {"i": [[1], [1]], "j": [0, 1]}),
+    Case("CumSum", "y = CumSum(x, a)", (3, 4), lambda x, a: x.cumsum(2), {"a": np.array(2)}),
+    Case("CumSum exclusive, backwards", "y = CumSum<exclusive=1, reverse=1>(x, a)", (3, 4),
+         lambda x, a: x.flip(1).cumsum(1).flip(1) - x, {"a": np.array(1)}),
+    Case("Trilu", "y = Trilu<upper=0>(x, k)", (3, 4), lambda x, k: torch.tril(x, 1), {"k": np.array(1)}),
     Case("DepthToSpace DCR", "y = DepthToSpace<blocksize=2>(x)", (8, 3, 4),
          lambda x: x.reshape(-1, 2, 2, 2, 3, 4).permute(0, 3, 4, 1, 5, 2).reshape(-1, 2, 6, 8)),
     Case("DepthToSpace CRD", 'y = DepthToSpace<blocksize=2, mode="CRD">(x)', (8, 3, 4),
@@ -402,7 +445,7 @@ RESIZES = [
 ]  # fmt: skip
 
 CASES = [
-    *CONVOLUTIONS, *MATRICES, *ARITHMETIC, *ELEMENTWISE, *REDUCTIONS, *POOLS, *NORMALISATIONS, *SHAPES,
+    *CONVOLUTIONS, *MATRICES, *ARITHMETIC, *ELEMENTWISE, *REDUCTIONS, *POOLS, *LP, *NORMALISATIONS, *SHAPES,
     *RESIZES,
 ]  # fmt: skip
 
