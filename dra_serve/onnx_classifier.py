@@ -49,6 +49,7 @@ class OnnxClassifier:
         self.name = name or (forward.stem if isinstance(forward, Path) else "model")
         self.config = config
         self.receipts = tuple(receipts)
+        self.notes: tuple[str, ...] = ()  # what was assumed of someone else's file, by `load`
         self.has_gradient = gradient is not None
         self._forward = _Graph(forward, "model.onnx", threads)
         self._gradient = None if gradient is None else _Graph(gradient, "model.gradient.onnx", threads)
@@ -155,20 +156,3 @@ def _session_options(threads: int) -> ort.SessionOptions:
     # A spinning pool burns a core while it waits: 0.187 against 0.034 CPU s over 20 spaced calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def plain_signature(path: Path) -> tuple[int, tuple[int, int, int]]:
-    """Return the number of classes and the input shape (C, H, W) that an .onnx file states.
-
-    Raises ModelFolderError unless it is one float image input and one output (N, K), sizes fixed.
-    """
-    session = _Graph(path, path.name, threads=1).session
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    shape = inputs[0].shape[1:] if len(inputs) == 1 else []
-    output = outputs[0].shape[1:] if len(outputs) == 1 else []
-    fixed = all(isinstance(size, int) and size > 0 for size in [*shape, *output])
-    if len(shape) != 3 or len(output) != 1 or not fixed or inputs[0].type != "tensor(float)":
-        raise ModelFolderError(
-            "expected one float32 input (N, C, H, W) and one output (N, K)", file=path.name
-        )
-    return output[0], (shape[0], shape[1], shape[2])

@@ -114,7 +114,7 @@ class Graph:
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 kept.append(node)
-                needed.update(_reads(node) - {""})
+                needed.update(reads(node) - {""})
         images, logits = list(self.shape[self.x]), list(self.shape[self.logits])
         inputs = [_value("x", onnx.TensorProto.FLOAT, images)]
         inputs += [_value(name, onnx.TensorProto.INT64, images[:1]) for name in ("y", "loss", "target")]
@@ -138,15 +138,15 @@ def depending_on(x: str, nodes: Sequence[onnx.NodeProto]) -> set[str]:
     """Return the values that depend on what `x` holds, itself among them; nodes in order."""
     active = {x}
     for node in nodes:
-        if node.op_type not in FORWARD_ONLY and active.intersection(_reads(node)):
+        if node.op_type not in FORWARD_ONLY and active.intersection(reads(node)):
             active.update(node.output)
     return active - {""}
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Return what the node reads, the branches of an If or Loop included: they see the graph around them."""
     inner = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    return set(node.input).union(*(_reads(n) for graph in inner for n in graph.node))
+    return set(node.input).union(*(reads(n) for graph in inner for n in graph.node))
 
 
 def _value(name: str, kind: int, shape: list[Dim]) -> onnx.ValueInfoProto:

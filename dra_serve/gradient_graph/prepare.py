@@ -8,6 +8,7 @@ import onnxruntime
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from dra_serve.errors import BadRequest
+from dra_serve.gradient_graph.graph import reads
 
 OLDEST_OPSET, RULES_OPSET = 9, 18  # the rules write opset 18: reductions take axes as an input
 RESERVED = ("x", "y", "loss", "target", "logits", "value", "grad")
@@ -16,13 +17,18 @@ BATCHES = (2, 3)  # two sizes tell what follows the batch; `graph._dimension` co
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy from `x` to `logits` with nothing in it that the rules need not know."""
+    model = normalise(_at_least_opset(_inlined(model), RULES_OPSET))
+    _check_form(model.graph)
+    rename(model.graph)
+    return model
+
+
+def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with local functions written out, constants as initializers and no metadata."""
     model = _inlined(model)
-    model = _at_least_opset(model, RULES_OPSET)
     strip(model)
     constants_to_initializers(model.graph)
     _drop_initializers_from_inputs(model.graph)
-    _check_form(model.graph)
-    _rename(model.graph)
     del model.graph.value_info[:]
     return model
 
@@ -55,9 +61,41 @@ def _at_least_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         raise BadRequest("model opset", given=opset, allowed=f"{OLDEST_OPSET} and later")
     try:
         return version_converter.convert_version(model, wanted)
-    except Exception as error:  # whatever the C++ converter throws
+    except Exception:  # whatever the C++ converter throws; a folded weight may be all it cannot take
+        model = _folded(normalise(model))
+    try:
+        return version_converter.convert_version(model, wanted)
+    except Exception as error:
         allowed = f"one that onnx can convert to {wanted}; export it again ({str(error).splitlines()[0]})"
         raise BadRequest("model opset", given=opset, allowed=allowed) from error
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which whatever no input reaches is computed and stored: standardised weights."""
+    graph = model.graph
+    reached, nodes = {value.name for value in graph.input}, list(graph.node)
+    for node in nodes:
+        if reached.intersection(reads(node)):
+            reached.update(node.output)
+    computed = [node for node in nodes if not reached.intersection(node.output)]
+    kept = [node for node in nodes if reached.intersection(node.output)]
+    wanted = {name for node in kept for name in reads(node)} & {n for node in computed for n in node.output}
+    constants = onnx.ModelProto()
+    constants.CopyFrom(model)
+    del constants.graph.node[:], constants.graph.input[:], constants.graph.output[:]
+    constants.graph.node.extend(computed)
+    constants.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
+    if not wanted:
+        return model
+    found = session(constants).run(sorted(wanted), {})
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    del folded.graph.node[:]
+    folded.graph.node.extend(kept)
+    folded.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(a), name) for name, a in zip(sorted(wanted), found, strict=True)
+    )
+    return folded
 
 
 def constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -100,7 +138,7 @@ def _check_form(graph: onnx.GraphProto) -> None:
         )
 
 
-def _rename(graph: onnx.GraphProto) -> None:
+def rename(graph: onnx.GraphProto) -> None:
     """Call the input x and the output logits; move inner values out of the way of our names."""
     names = {name: f"forward/{name}" for name in RESERVED}
     names |= {graph.input[0].name: "x", graph.output[0].name: "logits"}

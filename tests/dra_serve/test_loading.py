@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import dra_serve
-from dra_serve.errors import BadRequest, ModelFolderError, NoDerivative
+from dra_serve.errors import BadRequest, ModelFolderError
 from dra_serve.loading import bundled_names
 
 SHAPE = (3, 8, 8)
@@ -83,25 +83,24 @@ def test_the_users_cache_folder_by_default(onnx_file, tmp_path, monkeypatch):
     assert len([*(tmp_path / "xdg" / "dra-serve").rglob("*.onnx")]) == 1
 
 
-def test_a_file_with_an_unknown_operator_names_it(onnx_file, cache):
+def test_a_file_with_an_unknown_operator_has_no_gradient_and_names_it(onnx_file, cache):
     model = onnx.load(onnx_file)
     for node in model.graph.node:
         if node.op_type == "Tanh":
             node.op_type = "Acosh"
     onnx.save(model, onnx_file)
-    with pytest.raises(NoDerivative, match="Acosh"):
-        dra_serve.load(onnx_file)
-    assert not [*cache.rglob("*")] or not [*cache.rglob("*.onnx")]
+    for _ in range(2):  # the second time from the cache
+        loaded = dra_serve.load(onnx_file)
+        assert not loaded.has_gradient
+        assert "no gradient: operator Acosh" in loaded.notes[-1]
+        assert "Square instead" in loaded.notes[-1]
+        assert loaded.logits(images()).shape == (4, 4)
+    assert not [*cache.rglob("*.onnx")]
 
 
-def test_an_open_height_or_a_broken_file_is_refused(onnx_file, cache):
-    model = onnx.load(onnx_file)
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    onnx.save(model, onnx_file)
-    with pytest.raises(ModelFolderError, match=r"mine\.onnx: expected one float32 input \(N, C, H, W\)"):
-        dra_serve.load(onnx_file)
+def test_a_broken_file_is_refused(onnx_file, cache):
     onnx_file.write_bytes(b"junk")
-    with pytest.raises(ModelFolderError, match=r"mine\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(ModelFolderError, match=r"mine\.onnx: not a readable ONNX model"):
         dra_serve.load(onnx_file)
 
 
