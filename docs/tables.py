@@ -1,6 +1,6 @@
-"""Generated tables: figures go from receipts into Markdown, never through a person's hands.
+"""Generated pages: figures go from receipts into Markdown, never through a person's hands.
 
-    python -m docs.tables            # rewrite what lies between the markers
+    python -m docs.tables            # rewrite what lies between the markers, and the receipt's schema
     python -m docs.tables --check    # exit 1 where a page is stale
 
 A page asks for a table with `<!-- table:bundled -->` and ends it with `<!-- /table:bundled -->`.
@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.evaluation import paired_difference
-from dra_serve.evaluation.receipt import unpack
+from dra_serve.evaluation.receipt import robust, schema
+from dra_serve.receipts import attack_name, same_run, title, upgraded
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)
+SCHEMA = "docs/receipt.schema.json"
 MODELS = {
     "`bundled:dra`": ROOT / "dra_serve" / "bundled" / "dra",
     "`bundled:at`": ROOT / "dra_serve" / "bundled" / "at",
@@ -52,7 +53,7 @@ def _read(folder: Path) -> Model:
     """Return a model folder's config and receipts."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return config, results["receipts"]
+    return config, [upgraded(receipt) for receipt in results["receipts"]]
 
 
 def _differences(models: dict[str, Model]) -> list[str]:
@@ -63,45 +64,33 @@ def _differences(models: dict[str, Model]) -> list[str]:
         for other, (_, theirs) in others
         for mine in ours
         for its in theirs
-        if all(mine[key] == its[key] for key in ("attack", "norm", "eps", "n", "images", "data"))
+        if same_run(mine, its)
     ]
 
 
 def _difference(base: str, mine: Receipt, other: str, its: Receipt) -> str:
-    ours, theirs = (unpack(receipt["outcomes"]["robust"], receipt["n"]) for receipt in (mine, its))
-    difference, (low, high) = paired_difference(ours, theirs)
+    difference, (low, high) = paired_difference(robust(mine), robust(its))
     verdict = (
         "the interval excludes 0" if low > 0 or high < 0 else "the interval includes 0: no difference shown"
     )
     return (
-        f"- {base} minus {other}, robust under {_attack(mine['attack'])}: {100 * difference:+.1f} points "
+        f"- {base} minus {other}, robust under {attack_name(mine)}: {100 * difference:+.1f} points "
         f"(paired 95 % interval {100 * low:+.1f} to {100 * high:+.1f}); {verdict}."
     )
 
 
 def _row(model: str, receipt: Receipt) -> str:
     low, high = receipt["wilson_95"]
-    attack = f"{_attack(receipt['attack'])}, {receipt['norm']} {format_radius(parse_radius(receipt['eps']))}"
-    robust = f"{_percent(receipt['robust_accuracy'])} ({_percent(low)} to {_percent(high)})"
+    accuracy = f"{_percent(receipt['robust_accuracy'])} ({_percent(low)} to {_percent(high)})"
     cells = (
         model,
-        attack,
+        title(receipt),
         f"{receipt['n']:,}",
         _percent(receipt["clean_accuracy"]),
-        robust,
+        accuracy,
         _percent(receipt["robust_accuracy_8bit"]),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _attack(attack: dict[str, Any]) -> str:
-    """Return an attack as papers write it: `PGD-50 x 5` is 50 steps from each of 5 random starts."""
-    text = str(attack["name"]).upper()
-    if attack.get("steps", 1) > 1:
-        text += f"-{attack['steps']}"
-    if attack.get("restarts", 1) > 1:
-        text += f" x {attack['restarts']}"
-    return text
 
 
 def _percent(share: float) -> str:
@@ -128,20 +117,24 @@ def fill(page: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     return pattern.sub(lambda match: f"{match[1]}{tables[match[2]]()}\n{match[3]}", page)
 
 
+def generated() -> dict[str, str]:
+    """Return the text that each generated file should have: pages with their tables, and the schema."""
+    files = {name: fill((ROOT / name).read_text(encoding="utf-8")) for name in PAGES}
+    return files | {SCHEMA: json.dumps(schema(), indent=2) + "\n"}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rewrite the tables that are generated from receipts.")
+    parser = argparse.ArgumentParser(description="Rewrite the pages that are generated.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is stale")
     arguments = parser.parse_args()
     stale = []
-    for name in PAGES:
-        page = ROOT / name
-        before = page.read_text(encoding="utf-8")
-        after = fill(before)
-        if after == before:
+    for name, text in generated().items():
+        file = ROOT / name
+        if file.exists() and file.read_text(encoding="utf-8") == text:
             continue
         stale.append(name)
         if not arguments.check:
-            page.write_text(after, encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
     if arguments.check and stale:
         print(f"stale, run `make docs`: {', '.join(stale)}", file=sys.stderr)
         return 1

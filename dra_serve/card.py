@@ -8,9 +8,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.errors import ModelFolderError, UserError
 from dra_serve.model_folder import GRADIENT, RESULTS, ModelConfig, ModelFolder, read_folder, write_sums
+from dra_serve.receipts import title
 
 CARD = "README.md"
 _METHOD = "[diffusion representation alignment](https://arxiv.org/abs/2602.19931) (DRA)"
@@ -84,20 +84,20 @@ def _results(receipt: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "metric_args": images,
     }
     attacked = images | {
-        "attack": receipt["attack"],
+        "suite": receipt["suite"],
+        "attacks": [{"name": run["name"], **run["arguments"]} for run in receipt["attacks"]],
         "norm": receipt["norm"],
         "eps": receipt["eps"],
-        "seed": receipt["seed"],
         "model_sha256": receipt["model_sha256"],
     }
     low, high = receipt["wilson_95"]
     yield common | {
-        "metric_name": f"Robust accuracy ({_attack(receipt)})",
+        "metric_name": f"Robust accuracy ({title(receipt)})",
         "metric_value": _points(receipt["robust_accuracy"]),
         "metric_args": attacked | {"wilson_95": [_points(low), _points(high)]},
     }
     yield common | {
-        "metric_name": f"Robust accuracy, 8-bit image ({_attack(receipt)})",
+        "metric_name": f"Robust accuracy, 8-bit image ({title(receipt)})",
         "metric_value": _points(receipt["robust_accuracy_8bit"]),
         "metric_args": attacked,
     }
@@ -142,7 +142,7 @@ def _measured(folder: ModelFolder) -> str:
 def _row(receipt: dict[str, Any]) -> str:
     low, high = receipt["wilson_95"]
     cells = (
-        _attack(receipt),
+        title(receipt),
         f"{receipt['n']:,}",
         _percent(receipt["clean_accuracy"]),
         f"{_percent(receipt['robust_accuracy'])} ({_percent(low)} to {_percent(high)})",
@@ -153,29 +153,19 @@ def _row(receipt: dict[str, Any]) -> str:
 
 def _conditions(receipt: dict[str, Any]) -> Iterator[str]:
     """Yield what the table has no column for: which images, which file, every argument, each warning."""
-    data, attack = receipt["data"], receipt["attack"]
+    data = receipt["data"]
     images, n = receipt["images"], receipt["n"]
     which = f"all {n:,}"
     if images != "all":
         which = f"{n:,} of {images['of']:,} (permutation seed {images['permutation_seed']})"
     split = f" {data['split']}" if data.get("split") else ""
-    arguments = _plain({name: value for name, value in attack.items() if name != "name"})
+    runs = "; ".join(f"{run['name']}: {_plain(run['arguments'])}" for run in receipt["attacks"])
     yield (
-        f"{_attack(receipt)}: {which}{split} images of {data['name']} "
-        f"(sha256 `{data['sha256'][:12]}`), `model.onnx` sha256 `{receipt['model_sha256'][:12]}`, "
-        f"seed {receipt['seed']}; {arguments}"
+        f"{title(receipt)}: {which}{split} images of {data['name']} "
+        f"(sha256 `{data['sha256'][:12]}`), `model.onnx` sha256 `{receipt['model_sha256'][:12]}`; {runs}"
     )
     for warning in receipt.get("warnings", []):
-        yield f"Warning, {_attack(receipt)}: {warning}"
-
-
-def _attack(receipt: dict[str, Any]) -> str:
-    """Return an attack as papers write it: `PGD-50 x 5, linf 8/255` is 50 steps from each of 5 starts."""
-    attack = receipt["attack"]
-    steps = f"-{attack['steps']}" if attack.get("steps", 1) > 1 else ""
-    restarts = f" x {attack['restarts']}" if attack.get("restarts", 1) > 1 else ""
-    eps = format_radius(parse_radius(receipt["eps"]))
-    return f"{attack['name'].upper()}{steps}{restarts}, {receipt['norm']} {eps}"
+        yield f"Warning, {title(receipt)}: {warning}"
 
 
 def _use(folder: ModelFolder, repo_id: str | None) -> str:

@@ -36,6 +36,7 @@ from pydantic import (
 from dra_serve.attacks.norms import get_norm, parse_radius
 from dra_serve.errors import ModelFolderError, UserError
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.receipts import upgraded
 
 SUMS = "SHA256SUMS"
 CONFIG = "config.json"
@@ -125,7 +126,8 @@ class ModelConfig(_Strict):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder whose sums were right when it was read. receipts: the JSON objects of results.json."""
+    """A folder whose sums were right when it was read. receipts: the objects of results.json,
+    those of version 1 in the form of version 2."""
 
     path: Path
     config: ModelConfig
@@ -260,7 +262,7 @@ def _read_receipts(path: Path) -> list[dict[str, Any]]:
     receipts = _read_json(path).get("receipts")
     if not isinstance(receipts, list) or not all(isinstance(receipt, dict) for receipt in receipts):
         raise ModelFolderError('expected {"receipts": [objects]}', file=RESULTS)
-    return receipts
+    return [upgraded(receipt) for receipt in receipts]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

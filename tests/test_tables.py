@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docs.tables import PAGES, ROOT, bundled, fill
-from dra_serve.attacks import ATTACKS
-from dra_serve.evaluation.data import LabelledImages
-from dra_serve.evaluation.receipt import build_receipt
-from dra_serve.evaluation.runner import Outcomes
+from docs.tables import PAGES, ROOT, SCHEMA, bundled, fill, generated
+from dra_serve.evaluation import LabelledImages, Outcomes, build_receipt, make_plan
 
 N = 10_000
 
@@ -24,12 +21,12 @@ def receipt(robust: int, *, steps: int = 50, total: int = N) -> dict[str, Any]:
     )
     attacked = numbers < robust
     return build_receipt(
-        Outcomes(clean=numbers < 6554, robust=attacked, robust_8bit=attacked),
+        Outcomes(numbers < 6554, attacked[None], attacked, done=numbers >= 0),
         images,
+        make_plan((3, 32, 32), eps="8/255", steps=steps, restarts=5),
         model="tiny",
         model_sha256="0" * 64,
-        attack="pgd",
-        parameters=ATTACKS["pgd"].resolve((3, 32, 32), eps="8/255", steps=steps, restarts=5).as_dict(),
+        classes=10,
         subset_seed=0,
         seconds=1.0,
     )
@@ -86,7 +83,10 @@ def test_a_marker_without_a_table_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_pages_ask_for_the_table(name: str) -> None:
+    assert "<!-- table:bundled -->" in (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*PAGES, SCHEMA])
 def test_page_is_up_to_date(name: str) -> None:
-    page = (ROOT / name).read_text(encoding="utf-8")
-    assert "<!-- table:bundled -->" in page
-    assert fill(page) == page, f"{name} is stale: make docs"
+    assert (ROOT / name).read_text(encoding="utf-8") == generated()[name], f"{name} is stale: make docs"

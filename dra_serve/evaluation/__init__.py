@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dra_serve.evaluation.data import LabelledImages, read_images
+    from dra_serve.evaluation.outcomes import Outcomes
+    from dra_serve.evaluation.plan import make_plan
     from dra_serve.evaluation.receipt import build_receipt, read_receipts
     from dra_serve.evaluation.runner import evaluate
-    from dra_serve.evaluation.state import Outcomes
     from dra_serve.evaluation.statistics import paired_difference, wilson
+    from dra_serve.evaluation.suites import SUITES
 
 __all__ = [
+    "SUITES",
     "LabelledImages",
     "Outcomes",
     "build_receipt",
     "evaluate",
+    "make_plan",
     "paired_difference",
     "read_images",
     "read_receipts",
@@ -25,10 +29,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "SUITES": "suites",
     "LabelledImages": "data",
-    "Outcomes": "state",
+    "Outcomes": "outcomes",
     "build_receipt": "receipt",
     "evaluate": "runner",
+    "make_plan": "plan",
     "paired_difference": "statistics",
     "read_images": "data",
     "read_receipts": "receipt",

@@ -2,25 +2,19 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dra_serve.errors import BadRequest, DataMissing, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dra_serve.evaluation.data import LabelledImages
-    from dra_serve.evaluation.state import Outcomes
+    from dra_serve.evaluation.plan import Plan
     from dra_serve.onnx_classifier import OnnxClassifier
-
-_console = Console(stderr=True)
 
 
 def evaluate_command(
@@ -32,18 +26,27 @@ def evaluate_command(
         Path | None,
         typer.Option(help="Folder with test*.parquet, or an .npz with x and y; default: DRA_SERVE_CIFAR10."),
     ] = None,
-    attack: Annotated[str, typer.Option(help="The attack by name.")] = "pgd",
+    suite: Annotated[
+        str | None, typer.Option(help="quick (PGD-20), fast (APGD-CE, APGD-T) or standard (AutoAttack's).")
+    ] = None,
+    attack: Annotated[str | None, typer.Option(help="One attack by name; default: pgd.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius in units of x in [0, 1]; default 8/255.")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help='Radius in units of x in [0, 1], or several for a curve; default "8/255".'),
+    ] = None,
     alpha: Annotated[str | None, typer.Option(help="Size of a step; default 2.5 eps / steps.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a restart; default 20.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a restart; default: the attack's.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Random starts; default 1.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Model calls an image, for square.")] = None,
+    targets: Annotated[int | None, typer.Option(help="Classes tried, for apgd-t and fab-t.")] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's noise, and of the choice of images.")] = 0,
     n: Annotated[
         int | None, typer.Option("-n", help="A random choice of so many images; default: all.")
     ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images at a time; default: 1.5 MiB of them.")] = None,
     state: Annotated[
-        Path | None, typer.Option(help="File to go on from after a kill; default: one in the cache.")
+        Path | None, typer.Option(help="Folder to go on from after a kill; default: one in the cache.")
     ] = None,
     receipt: Annotated[Path | None, typer.Option(help="Write the receipt here.")] = None,
     keep: Annotated[
@@ -55,46 +58,56 @@ def evaluate_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")] = False,
 ) -> None:
-    """Attack MODEL on test images: clean and robust accuracy, exact and on 8-bit images."""
+    """Attack MODEL on test images: clean and robust accuracy, exact and on 8-bit images.
+
+    The same command goes on where a killed one stopped. With RANK and WORLD_SIZE set (torchrun, accelerate
+    launch, or by hand in several shells) each process takes its share; the last one writes the receipt.
+    """
     if verify is not None:
-        _verify(model, data, verify, state, as_json=as_json)
+        _verify(model, data, verify, state, batch, as_json=as_json)
         return
-    from dra_serve.attacks import get_attack
     from dra_serve.evaluation.data import read_images
+    from dra_serve.evaluation.plan import make_plan
+    from dra_serve.evaluation.shards import shard_of
+    from dra_serve.evaluation.words import summary
     from dra_serve.loading import load
 
+    shard_of(os.environ)
     if model is None:
         raise BadRequest("MODEL", given=None, allowed="a model folder, bundled:NAME, .onnx file or Hub id")
     if keep and not Path(model).is_dir():
         raise BadRequest("keep", given=model, allowed="a model folder on this disk")
+    if receipt is not None and not receipt.parent.is_dir():
+        raise UserError(f"receipt: {receipt.parent}: No such folder", field="receipt")
     classifier = load(model)
-    values = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts}
-    options: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    get_attack(attack).resolve(classifier.input_shape, **options)  # before minutes go into the data
+    given = {
+        "norm": norm,
+        "eps": eps,
+        "alpha": alpha,
+        "steps": steps,
+        "restarts": restarts,
+        "queries": queries,
+        "targets": targets,
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    plan = make_plan(  # before minutes go into the data
+        classifier.input_shape,
+        suite=suite,
+        attack=attack,
+        has_gradient=classifier.has_gradient,
+        seed=seed,
+        **options,
+    )
     images = read_images(_find(data, classifier), n=n, seed=seed)
-    made = _run(classifier, images, attack, _seeded(attack, options, seed), subset_seed=seed, state=state)
-    if receipt is not None:
-        _write(receipt, made)
-    if keep:
-        _keep(Path(model), made)
-    print(json.dumps(made) if as_json else summary(made))
 
+    def deliver(made: dict[str, Any]) -> None:
+        if receipt is not None:
+            _write(receipt, made)
+        if keep:
+            _keep(Path(model), made)
+        print(json.dumps(made) if as_json else summary(made))
 
-def summary(receipt: dict[str, Any]) -> str:
-    """Return a receipt's figures in words."""
-    from dra_serve.attacks.norms import format_radius
-
-    low, high = receipt["wilson_95"]
-    arguments = ", ".join(f"{key} {value}" for key, value in receipt["attack"].items() if key != "name")
-    lines = [
-        f"{receipt['model']}: {receipt['attack']['name']} ({arguments}), "
-        f"{receipt['norm']} eps {format_radius(receipt['eps'])}, n {receipt['n']:,}",
-        f"clean   {receipt['clean_accuracy']:.2%}",
-        f"robust  {receipt['robust_accuracy']:.2%}  (95 %: {low:.2%} to {high:.2%})",
-        f"8-bit   {receipt['robust_accuracy_8bit']:.2%}  on the adversarial images rounded to k/255",
-        *(f"warning {text}" for text in receipt["warnings"]),
-    ]
-    return "\n".join(lines)
+    _run(classifier, images, plan, deliver, subset_seed=seed, state=state, batch=batch)
 
 
 def _find(data: Path | None, classifier: "OnnxClassifier") -> Path:
@@ -110,89 +123,111 @@ def _find(data: Path | None, classifier: "OnnxClassifier") -> Path:
     return Path(os.environ[variable])
 
 
-def _seeded(attack: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return the options with the seed, for an attack that draws anything."""
-    import inspect
-
-    from dra_serve.attacks import get_attack
-
-    draws = "seed" in inspect.signature(get_attack(attack).parameters).parameters
-    return options | ({"seed": seed} if draws else {})
-
-
 def _run(
     classifier: "OnnxClassifier",
     images: "LabelledImages",
-    attack: str,
-    options: dict[str, Any],
+    plan: "Plan",
+    deliver: Callable[[dict[str, Any]], None],
     *,
     subset_seed: int,
     state: Path | None,
-) -> dict[str, Any]:
-    """Return the receipt of one evaluation, made with a bar, going on from a killed one of the same."""
-    from dra_serve.attacks import get_attack
+    batch: int | None,
+) -> None:
+    """Evaluate with a bar, going on from a killed run of the same, and deliver the receipt if all is done.
+
+    A shard that is not the last says what is missing instead.
+    """
     from dra_serve.cache import cache_folder
+    from dra_serve.evaluation.bar import progress_bar
+    from dra_serve.evaluation.merge import merging
     from dra_serve.evaluation.receipt import build_receipt
-    from dra_serve.evaluation.runner import evaluate, fingerprint
+    from dra_serve.evaluation.runner import run
+    from dra_serve.evaluation.shards import shard_of
 
-    name = fingerprint(classifier, images, attack, **options)
-    state = state or cache_folder() / "evaluations" / f"{name}.json"
-    with _bar(len(images.y)) as show:
-        outcomes = evaluate(classifier, images, attack=attack, state=state, on_batch=show, **options)
-    state.unlink(missing_ok=True)  # done: the same command again measures again
-    return build_receipt(
-        outcomes,
-        images,
-        model=classifier.name,
-        model_sha256=classifier.sha256,
-        gradient_sha256=classifier.gradient_sha256,
-        attack=attack,
-        parameters=get_attack(attack).resolve(classifier.input_shape, **options).as_dict(),
-        subset_seed=subset_seed,
-    )
+    shard = shard_of(os.environ)
+    state = state or cache_folder() / "evaluations" / plan.fingerprint(classifier, images)
+    with progress_bar(shard) as show:
+        outcomes = run(classifier, images, plan, batch=batch, state=state, shard=shard, on_batch=show)
+    done = f"shard {shard.rank} of {shard.world} is done"
+    another = f"{done}; another wrote the receipt"
+    if not outcomes.complete and not state.exists():
+        print(another, file=sys.stderr)
+        return
+    if not outcomes.complete:
+        left = int((~outcomes.done).sum())
+        print(
+            f"{done}; {left:,} of {len(images.y):,} images are missing: "
+            f"{', '.join(outcomes.missing)}. The last to finish, or this command again, writes the receipt.",
+            file=sys.stderr,
+        )
+        return
+    with merging(state) as mine:
+        if not mine:
+            print(another, file=sys.stderr)
+            return
+        receipt = build_receipt(
+            outcomes,
+            images,
+            plan,
+            model=classifier.name,
+            model_sha256=classifier.sha256,
+            gradient_sha256=classifier.gradient_sha256,
+            classes=len(classifier.classes),
+            subset_seed=subset_seed,
+            warnings=_suspicions(classifier, images, plan),
+        )
+        deliver(receipt)
 
 
-@contextmanager
-def _bar(total: int) -> "Iterator[Callable[[int, Outcomes], None]]":
-    """Yield a callback that shows the images done, the robust accuracy so far and the time left."""
-    from dra_serve.evaluation.statistics import wilson
+def _suspicions(classifier: "OnnxClassifier", images: "LabelledImages", plan: "Plan") -> list[str]:
+    """Return what a quick look at a few of the images gives reason to doubt; `doctor` looks longer."""
+    from dra_serve.evaluation.data import as_float
+    from dra_serve.evaluation.diagnosis import AT_MOST, warnings_for
+    from dra_serve.evaluation.runner import evaluation_order
 
-    done, left = TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TextColumn("{task.fields[so_far]}")
-    columns = (done, BarColumn(), left, TimeRemainingColumn())
-    with Progress(*columns, console=_console, disable=not _console.is_terminal) as bar:
-        task = bar.add_task("", total=total, so_far="")
-
-        def show(done: int, outcomes: "Outcomes") -> None:
-            robust = int(outcomes.robust.sum())
-            low, high = wilson(robust, done)
-            bar.update(task, completed=done, so_far=f"robust {robust / done:.1%} ({low:.1%} to {high:.1%})")
-
-        yield show
+    few = evaluation_order(len(images.y))[:AT_MOST]
+    x, y = as_float(images.x[few]), images.y[few]
+    return warnings_for(classifier, x, y, norm=plan.norm, eps=plan.eps)
 
 
 def _write(file: Path, receipt: dict[str, Any]) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        file.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        partial.replace(file)
     except OSError as error:
         raise UserError(f"receipt: {file}: {error.strerror}", field="receipt") from error
 
 
 def _keep(folder: Path, receipt: dict[str, Any]) -> None:
-    """Add a receipt to the folder, in place of one with the same attack, data and images."""
+    """Add a receipt to the folder, in place of one of the same attacks, data, images and model."""
     from dra_serve.card import write_card
     from dra_serve.model_folder import read_folder, write_receipts, write_sums
+    from dra_serve.receipts import same_run
 
-    same = ("attack", "norm", "eps", "n", "images", "data", "seed", "model_sha256")
-    others = [r for r in read_folder(folder).receipts if any(r.get(key) != receipt[key] for key in same)]
+    def replaced(old: dict[str, Any]) -> bool:
+        return old["model_sha256"] == receipt["model_sha256"] and same_run(old, receipt)
+
+    others = [old for old in read_folder(folder).receipts if not replaced(old)]
     write_receipts(folder, [*others, receipt])
     write_sums(folder)
     write_card(folder)
 
 
-def _verify(model: str | None, data: Path | None, path: Path, state: Path | None, *, as_json: bool) -> None:
+def _verify(
+    model: str | None,
+    data: Path | None,
+    path: Path,
+    state: Path | None,
+    batch: int | None,
+    *,
+    as_json: bool,
+) -> None:
     """Run each receipt of a file again and say whether it is the same; exit code 1 where one is not."""
+    from dra_serve.evaluation.plan import plan_again
     from dra_serve.evaluation.receipt import read_receipts
-    from dra_serve.evaluation.verify import differences, images_of, options_of
+    from dra_serve.evaluation.verify import differences, images_of
+    from dra_serve.evaluation.words import summary
     from dra_serve.loading import load
 
     receipts = read_receipts(path)
@@ -201,19 +236,27 @@ def _verify(model: str | None, data: Path | None, path: Path, state: Path | None
         if receipt["model_sha256"] != classifier.sha256:
             given = f"a receipt of {receipt['model']}, {receipt['model_sha256'][:12]}"
             raise BadRequest("verify", given=given, allowed=f"{classifier.name}, {classifier.sha256[:12]}")
-    results = []
+    results: list[dict[str, Any]] = []
     for receipt in receipts:
         which, images = receipt["images"], images_of(receipt, _find(data, classifier))
-        subset_seed = 0 if which == "all" else which["permutation_seed"]
-        attack, options = receipt["attack"]["name"], options_of(receipt)
-        again = _run(classifier, images, attack, options, subset_seed=subset_seed, state=state)
-        moved = differences(receipt, again)
-        results.append({"same": not any(moved.values()), "images_that_differ": moved, "receipt": again})
-        if not as_json:
-            counts = ", ".join(f"{name} {count}" for name, count in moved.items())
-            print(
-                "same" if results[-1]["same"] else f"different (images: {counts})", summary(again), sep=": "
-            )
+
+        def compare(again: dict[str, Any], old: dict[str, Any] = receipt) -> None:
+            moved = differences(old, again)
+            same = not any(moved.values())
+            results.append({"same": same, "images_that_differ": moved, "receipt": again})
+            if not as_json:
+                counts = ", ".join(f"{name} {count}" for name, count in moved.items())
+                print("same" if same else f"different (images: {counts})", summary(again), sep=": ")
+
+        _run(
+            classifier,
+            images,
+            plan_again(classifier.input_shape, receipt),
+            compare,
+            subset_seed=0 if which == "all" else which["permutation_seed"],
+            state=state,
+            batch=batch,
+        )
     if as_json:
         print(json.dumps({"verified": results}))
     if not all(result["same"] for result in results):

@@ -45,6 +45,7 @@ class Rows:
 class LabelledImages:
     """x: uint8 (N, C, H, W); y: int64 (N,); indices: (N,) positions in the data set; total: its size.
 
+    x that is not on the 8-bit grid stays float32 in [0, 1] (`as_float` reads either).
     sha256: of every pixel of the whole data set, then every label (int64): the same for the same images,
     however they are stored. classes: the labels' names, if the data set says them.
     """
@@ -69,17 +70,22 @@ class LabelledImages:
         classes: tuple[str, ...] | None = None,
         sha256: str | None = None,
     ) -> "LabelledImages":
-        """Return the images x, uint8 (N, C, H, W), labelled y, (N,) integers; or a random choice of n.
+        """Return the images x, (N, C, H, W), labelled y, (N,) integers; or a random choice of n.
 
-        Raises BadRequest for other arrays, and unless 1 <= n <= N.
+        x: uint8, or float32 in [0, 1], which is kept as uint8 if every value is a k/255.
+        Raises BadRequest for other arrays, values outside [0, 1] or not finite, and unless 1 <= n <= N.
         """
         x, y = np.asanyarray(x), np.asarray(y)  # asanyarray: a map of a file stays one
-        if x.dtype != np.uint8 or x.ndim != 4 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        fits = x.dtype in (np.uint8, np.float32) and x.ndim == 4 and y.shape == x.shape[:1]
+        if not fits or (len(y) and y.dtype.kind not in "iu"):
             given = f"x {x.dtype} {x.shape}, y {y.dtype} {y.shape}"
-            raise BadRequest("data", given=given, allowed="x uint8 (N, C, H, W) and y integers (N,)")
+            allowed = "x uint8, or float32 in [0, 1], (N, C, H, W) and y integers (N,)"
+            raise BadRequest("data", given=given, allowed=allowed)
         total, y = len(y), y.astype(np.int64)
         if total == 0:
             raise BadRequest("data", given=f"{name} with no images", allowed="at least one image")
+        if x.dtype == np.float32:
+            x = _on_the_grid(x)
         digest = sha256 or _content_sha256(x, y)
         if n is None or n == total:
             return cls(name, digest, x, y, np.arange(total), total, classes)
@@ -89,11 +95,16 @@ class LabelledImages:
         return cls(name, digest, Rows(x, chosen), y[chosen], chosen, total, classes)
 
 
+def as_float(x: np.ndarray) -> np.ndarray:
+    """Return images as float32 in [0, 1]; uint8 k becomes k/255."""
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+
+
 def read_images(source: Path, *, n: int | None = None, seed: int = 0) -> LabelledImages:
     """Return the test images of `source`, all of them or a seeded random choice of n.
 
     source: a folder with `test*.parquet` at any depth (encoded images of one size and integer labels, as
-    the Hub keeps CIFAR-10), or an .npz file with x uint8 (N, C, H, W) and y (N,). A prefix would not do:
+    the Hub keeps CIFAR-10), or an .npz file with x (N, C, H, W) and y (N,). A prefix would not do:
     files are sorted by name, and CIFAR-10's names by search word.
     Raises DataMissing where nothing is there, BadRequest for other contents or n out of range,
     MissingExtra for Parquet without pyarrow.
@@ -115,6 +126,21 @@ def read_images(source: Path, *, n: int | None = None, seed: int = 0) -> Labelle
         classes=facts["classes"] and tuple(facts["classes"]),
         sha256=facts["sha256"],
     )
+
+
+def _on_the_grid(x: np.ndarray) -> np.ndarray:
+    """Return float32 images as uint8 if each value is a k/255, else as they are."""
+    levels = np.empty(x.shape, np.uint8)
+    exact = True
+    for start in range(0, len(x), _CHUNK):
+        part = x[start : start + _CHUNK]
+        low, high = part.min(), part.max()
+        if not (low >= 0 and high <= 1):  # a nan makes both comparisons false
+            given = f"values from {low:g} to {high:g}"
+            raise BadRequest("data", given=given, allowed="finite values in [0, 1]")
+        levels[start : start + _CHUNK] = np.rint(part * 255)
+        exact = exact and np.array_equal(as_float(levels[start : start + _CHUNK]), part)
+    return levels if exact else x
 
 
 def _name(folder: Path) -> str:

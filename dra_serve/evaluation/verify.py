@@ -1,15 +1,14 @@
 """A receipt's evaluation again, and what came out differently."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dra_serve.attacks import get_attack
 from dra_serve.errors import BadRequest
 from dra_serve.evaluation.bits import unpack
 from dra_serve.evaluation.data import LabelledImages, read_images
+from dra_serve.evaluation.receipt import flipped_by, robust
 
 
 def images_of(receipt: dict[str, Any], data: Path) -> LabelledImages:
@@ -23,19 +22,18 @@ def images_of(receipt: dict[str, Any], data: Path) -> LabelledImages:
     return images
 
 
-def options_of(receipt: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that make the receipt's attack what it was."""
-    values = receipt["attack"] | {key: receipt[key] for key in ("norm", "eps", "seed")}
-    known = inspect.signature(get_attack(values["name"]).parameters).parameters
-    if not values["eps"]:
-        values.pop("alpha", None)  # 0 with a radius of 0, and no value that anyone may give
-    return {name: value for name, value in values.items() if name in known}
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, int]:
-    """Return how many images have another outcome, for each kind of outcome; all 0 is the same."""
+    """Return how many images have another outcome, for each kind of outcome; all 0 is the same.
+
+    flipped_by: withstood one run and not the other, or fell to another attack.
+    """
     n = old["n"]
+    clean, on_file = (
+        [unpack(receipt["outcomes"][name], n) for receipt in (old, new)] for name in ("clean", "robust_8bit")
+    )
     return {
-        name: int(np.sum(unpack(old["outcomes"][name], n) != unpack(new["outcomes"][name], n)))
-        for name in old["outcomes"]
+        "clean": int(np.sum(clean[0] != clean[1])),
+        "robust": int(np.sum(robust(old) != robust(new))),
+        "robust_8bit": int(np.sum(on_file[0] != on_file[1])),
+        "flipped_by": int(np.sum(flipped_by(old) != flipped_by(new))),
     }

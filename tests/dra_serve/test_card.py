@@ -13,7 +13,8 @@ from dra_serve.errors import ModelFolderError
 from dra_serve.model_folder import read_folder, write_receipts, write_sums
 
 RECEIPT = {
-    "attack": {"name": "pgd", "steps": 50, "restarts": 5, "alpha": 0.002},
+    "suite": None,
+    "attacks": [{"name": "pgd", "arguments": {"steps": 50, "restarts": 5, "alpha": 0.002, "seed": 7}}],
     "norm": "linf",
     "eps": "8/255",
     "n": 10_000,
@@ -21,7 +22,6 @@ RECEIPT = {
     "robust_accuracy": 0.4126,
     "robust_accuracy_8bit": 0.4129,
     "wilson_95": [0.4030, 0.4223],
-    "seed": 7,
     "model_sha256": "a" * 64,
     "data": {"name": "cifar10", "split": "test", "sha256": "b" * 64},
     "images": "all",
@@ -43,12 +43,15 @@ def test_every_figure_stands_with_its_conditions(tiny_onnx_folder) -> None:
     text = card(with_receipts(tiny_onnx_folder(), RECEIPT))
     assert "| PGD-50 x 5, linf 8/255 | 10,000 | 65.5 % | 41.3 % (40.3 % to 42.2 %) | 41.3 % |" in text
     assert "all 10,000 test images of cifar10 (sha256 `bbbbbbbbbbbb`)" in text
-    assert "seed 7; alpha 0.002, restarts 5, steps 50" in text
+    assert "pgd: alpha 0.002, restarts 5, seed 7, steps 50" in text
     assert "Warning, PGD-50 x 5, linf 8/255: few-images: the interval is wide" in text
 
 
 def test_metadata_is_a_model_index_that_the_hubs_own_reader_reads(tiny_onnx_folder) -> None:
-    again = RECEIPT | {"attack": {"name": "pgd", "steps": 20}, "robust_accuracy": 0.43}
+    again = RECEIPT | {
+        "attacks": [{"name": "pgd", "arguments": {"steps": 20}}],
+        "robust_accuracy": 0.43,
+    }
     data = ModelCard(card(with_receipts(tiny_onnx_folder(), RECEIPT, again))).data
     assert data.model_name == "tiny"
     found = {(result.metric_name, result.metric_value) for result in data.eval_results}

@@ -20,7 +20,8 @@ from dra_serve.model_folder import read_folder, write_receipts, write_sums
 CLI = [sys.executable, "-m", "dra_serve.cli"]
 COMMANDS = ("serve", "predict", "attack", "models", "push", "pull")
 RECEIPT = {
-    "attack": {"name": "pgd", "steps": 50, "restarts": 5},
+    "suite": None,
+    "attacks": [{"name": "pgd", "arguments": {"steps": 50, "restarts": 5, "eps": "8/255"}}],
     "norm": "linf",
     "eps": "8/255",
     "n": 10000,
@@ -108,7 +109,7 @@ def test_models_show_each_receipt(model: Path) -> None:
     write_sums(model)
     done = run("models", model)
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("tiny", "pgd-50 x 5, linf 8/255", "10,000", "65.5 %", "37.5 % (36.6 % to 38.5 %)"):
+    for part in ("tiny", "PGD-50 x 5, linf 8/255", "10,000", "65.5 %", "37.5 % (36.6 % to 38.5 %)"):
         assert part in done.stdout
     assert result_of("models", model)["models"][0]["receipts"] == [RECEIPT]
 

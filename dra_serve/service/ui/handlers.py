@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dra_serve.attacks import get_attack
-from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.errors import DraServeError, UserError
 from dra_serve.images import fit
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.receipts import title
 from dra_serve.service.answers import AttackAnswer, AttackRequest, Step, predict_pixels
 from dra_serve.service.attack_job import AttackJob
 from dra_serve.service.logs import log
@@ -182,12 +182,10 @@ def record(receipts: Sequence[dict[str, Any]]) -> str:
     lines = []
     for receipt in receipts:
         with suppress(KeyError, TypeError, ValueError, UserError):
-            attack, steps = receipt["attack"]["name"], receipt["attack"].get("steps", "")
             robust = float(receipt["robust_accuracy_8bit"])
             line = (
                 f"{receipt['n']:,} images: {100 * receipt['clean_accuracy']:.1f} % clean, "
-                f"{100 * robust:.1f} % {attack}{f'-{steps}' if steps else ''} "
-                f"{receipt['norm']} {format_radius(parse_radius(receipt['eps']))}"
+                f"{100 * robust:.1f} % under {title(receipt)}"
             )
             lines.append((-receipt["n"], robust, line))
     return min(lines)[2] if lines else ""

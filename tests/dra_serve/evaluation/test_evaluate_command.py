@@ -32,12 +32,13 @@ def made(*words):
 
 def with_flipped_outcome(receipt):
     """Return a consistent receipt in which one robust image is not."""
-    robust = unpack(receipt["outcomes"]["robust"], N)
+    robust = unpack(receipt["outcomes"]["after"][0], N)
     robust[np.flatnonzero(robust)[0]] = False
     return receipt | {
+        "attacks": [receipt["attacks"][0] | {"robust": int(robust.sum())}],
         "robust_accuracy": robust.mean(),
         "wilson_95": wilson(int(robust.sum()), N),
-        "outcomes": receipt["outcomes"] | {"robust": pack(robust)},
+        "outcomes": receipt["outcomes"] | {"after": [pack(robust)]},
     }
 
 
@@ -45,7 +46,7 @@ def test_the_figures_are_those_of_the_outcomes(folder, data) -> None:
     receipt = made(folder, "--data", data, *QUICK)
     assert receipt["n"] == N
     assert receipt["clean_accuracy"] == (N - WRONG) / N
-    robust = unpack(receipt["outcomes"]["robust"], N)
+    robust = unpack(receipt["outcomes"]["after"][0], N)
     assert 0 < receipt["robust_accuracy"] == robust.mean() < receipt["clean_accuracy"]
     assert receipt["wilson_95"] == list(wilson(int(robust.sum()), N))
     assert receipt["model_sha256"] == load(folder).sha256
@@ -53,18 +54,27 @@ def test_the_figures_are_those_of_the_outcomes(folder, data) -> None:
 
 def test_words_say_the_same(folder, data) -> None:
     told = run(folder, "--data", data, "--eps", "8/255", "--steps", "5", "-n", "16")
-    assert "linf eps 8/255, n 16" in told
+    assert "PGD-5, linf 8/255, n 16" in told
     assert "few-images: 16 images" in told
     assert "clean   " in told
 
 
 def test_an_attack_without_steps_or_seed(folder, data) -> None:
-    assert made(folder, "--data", data, "--attack", "fgsm", "--eps", "0.05")["attack"]["name"] == "fgsm"
+    assert made(folder, "--data", data, "--attack", "fgsm", "--eps", "0.05")["attacks"][0]["name"] == "fgsm"
     with pytest.raises(BadRequest, match="steps: got 5; allowed: nothing: fgsm takes"):
         run(folder, "--data", data, "--attack", "fgsm", "--steps", "5")
 
 
-@pytest.mark.parametrize("options", [QUICK, ("--attack", "fgsm", "--eps", "0.05"), ("--eps", "0")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        QUICK,
+        ("--attack", "fgsm", "--eps", "0.05"),
+        ("--eps", "0"),
+        ("--suite", "fast", "--eps", "0.001,0.002"),
+        ("--attack", "apgd-t", "--targets", "2", "--norm", "l2", "--eps", "0.02", "--steps", "9"),
+    ],
+)
 def test_a_receipt_verifies_from_its_folder_alone(folder, data, options, monkeypatch) -> None:
     run(folder, "--data", data, *options, "-n", "20", "--seed", "3", "--keep")
     monkeypatch.setenv("DRA_SERVE_NOISE", str(data))  # the folder's config says its data is "noise"
@@ -79,7 +89,7 @@ def test_a_receipt_that_does_not_come_out_again_is_different(folder, data, tmp_p
     path = tmp_path / "receipt.json"
     path.write_text(json.dumps(with_flipped_outcome(made(folder, "--data", data, *QUICK))))
     told = run(folder, "--data", data, "--verify", path, code=1)
-    assert told.startswith("different (images: clean 0, robust 1, robust_8bit 0): tiny")
+    assert told.startswith("different (images: clean 0, robust 1, robust_8bit 0, flipped_by 1): tiny")
 
 
 def test_an_edited_receipt_and_another_models_are_refused(folder, data, tmp_path, tiny_onnx_folder) -> None:
@@ -124,5 +134,11 @@ def test_what_is_missing_is_named(folder, data, tmp_path, monkeypatch) -> None:
         run("bundled:none", "--data", data, "--keep")
     with pytest.raises(BadRequest, match="eps: got nan"):
         run(folder, "--data", data, "--eps", "nan")
-    with pytest.raises(UserError, match=r"receipt: .*No such file"):
+    with pytest.raises(UserError, match=r"receipt: .*No such folder"):
         run(folder, "--data", data, *QUICK, "--receipt", tmp_path / "no" / "receipt.json")
+    with pytest.raises(BadRequest, match="suite: got slow; allowed: quick, fast, standard"):
+        run(folder, "--data", data, "--suite", "slow")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadRequest, match="RANK: got 2; allowed: an integer from 0 to 1, below WORLD_SIZE"):
+        run(folder, "--data", data)

@@ -1,8 +1,5 @@
 """Evaluation: independent of batch size and array library, resumable, judged by the model itself."""
 
-import signal
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +11,8 @@ import dra_serve
 from dra_serve.attacks import ATTACKS, Attack, AttackResult, pgd
 from dra_serve.errors import BadRequest, DraServeError
 from dra_serve.evaluation import LabelledImages, Outcomes, evaluate
+from dra_serve.evaluation.outcomes import Standing
+from dra_serve.evaluation.shards import Shard
 from dra_serve.images import decode, encode_png, to_float, to_pixels
 from tests.dra_serve.evaluation.conftest import WRONG, N
 
@@ -21,7 +20,8 @@ OPTIONS = {"eps": 0.001, "steps": 5, "restarts": 2, "seed": 3}
 
 
 def same(a: Outcomes, b: Outcomes) -> bool:
-    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("clean", "robust", "robust_8bit"))
+    columns = ("clean", "after", "robust_8bit", "done")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in columns)
 
 
 def test_batch_size_changes_nothing(model, images) -> None:
@@ -104,63 +104,50 @@ def test_what_the_attack_claims_does_not_count(model, images, monkeypatch) -> No
 
 
 def test_an_interrupted_evaluation_goes_on(model, images, tmp_path) -> None:
-    state, seen = tmp_path / "state.json", []
+    state, seen = tmp_path / "state", []
 
-    def die(done: int, _outcomes: Outcomes) -> None:
-        if done >= 20:
+    def die(standing: Standing) -> None:
+        if standing.done >= 20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, images, batch=10, state=state, on_batch=die, **OPTIONS)
     rest = evaluate(
-        model, images, batch=15, state=state, on_batch=lambda done, _: seen.append(done), **OPTIONS
+        model, images, batch=15, state=state, on_batch=lambda now: seen.append(now.done), **OPTIONS
     )
-    assert seen == [35, 40]
+    assert seen == [20, 35, 40]
     assert same(rest, evaluate(model, images, **OPTIONS))
 
 
-KILLED = """
-import sys
-from pathlib import Path
-import dra_serve
-from dra_serve.evaluation import evaluate, read_images
-model = dra_serve.load(sys.argv[1])
-evaluate(model, read_images(Path(sys.argv[2])), batch=4, state=Path(sys.argv[3]),
-         on_batch=lambda done, _: print(done, flush=True), eps=0.001, steps=5, restarts=2, seed=3)
-"""
-
-
-def test_a_killed_process_loses_no_finished_batch(model, images, folder, data, tmp_path) -> None:
-    state = tmp_path / "state.json"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, folder, data, state], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == "12\n":
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
-    seen: list[int] = []
-    rest = evaluate(
-        model, images, batch=4, state=state, on_batch=lambda done, _: seen.append(done), **OPTIONS
-    )
-    assert seen == [] or seen[0] >= 16  # 12 were done, whenever the signal came
-    assert same(rest, evaluate(model, images, **OPTIONS))
-
-
-def test_a_state_file_of_another_evaluation_is_refused(model, images, tmp_path) -> None:
-    state = tmp_path / "state.json"
+def test_a_state_of_another_evaluation_is_refused(model, images, tmp_path) -> None:
+    state = tmp_path / "state"
     evaluate(model, images, state=state, **OPTIONS)
-    whole = state.read_text()
     with pytest.raises(BadRequest, match=r"state: .*this very evaluation"):
         evaluate(model, images, state=state, **OPTIONS | {"steps": 6})
     with pytest.raises(BadRequest, match=r"state: .*this very evaluation"):
         evaluate(model, images, state=state, model_sha256="0" * 64, **OPTIONS)
-    for damaged in ("{", "[]", whole.replace('"clean": "', '"clean": "0000')):
-        state.write_text(damaged)
+    file = state / "0-of-1.json"
+    whole = file.read_text()
+    for damaged in (
+        "{",
+        "[]",
+        whole.replace('"clean": "', '"clean": "0000'),
+        whole.replace('"done": [40]', '"done": [41]'),
+        whole.replace('"done": [40]', '"done": [40, 40]'),
+    ):
+        file.write_text(damaged)
         with pytest.raises(BadRequest, match="state: "):
             evaluate(model, images, state=state, **OPTIONS)
+
+
+def test_a_state_folder_is_its_own(model, images, tmp_path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(BadRequest, match=r"state: got thesis\.tex in .*; allowed: a new folder"):
+        evaluate(model, images, state=folder, **OPTIONS)
+    with pytest.raises(BadRequest, match=r"state: .* allowed: a folder, not a file"):
+        evaluate(model, images, state=folder / "thesis.tex", **OPTIONS)
 
 
 def test_memory_does_not_grow_with_the_images(model, tmp_path) -> None:
@@ -168,7 +155,7 @@ def test_memory_does_not_grow_with_the_images(model, tmp_path) -> None:
         shape = (n, *model.input_shape)
         x = np.lib.format.open_memmap(tmp_path / f"{n}.npy", mode="w+", dtype=np.uint8, shape=shape)
         tracemalloc.start()
-        evaluate(model, LabelledImages.of(x, np.zeros(n, np.int64)), attack="fgsm", eps=0.1)
+        evaluate(model, LabelledImages.of(x, np.zeros(n, np.int64)), attack="fgsm", eps=(0.05, 0.1))
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
@@ -178,11 +165,14 @@ def test_memory_does_not_grow_with_the_images(model, tmp_path) -> None:
 
 
 def test_figures_so_far_come_with_every_batch(model, images) -> None:
-    seen = []
-    evaluate(model, images, batch=15, on_batch=lambda done, so_far: seen.append((done, so_far)), **OPTIONS)
-    assert [done for done, _ in seen] == [15, 30, 40]
-    assert [int(so_far.clean.sum()) <= done for done, so_far in seen] == [True] * 3
-    assert seen[-1][1].seconds > 0
+    seen: list[Standing] = []
+    whole = evaluate(model, images, batch=15, on_batch=seen.append, **OPTIONS | {"eps": (0.001, 0.002)})
+    assert [now.done for now in seen] == [0, 0, 15, 15, 30, 30, 40]
+    assert [now.share for now in seen] == pytest.approx([0, 15 / 80, 30 / 80, 45 / 80, 60 / 80, 70 / 80, 1])
+    assert all(0 <= now.robust <= now.done for now in seen)
+    assert seen[-1].robust == whole.robust.sum()
+    assert [now.seconds_left is None for now in seen] == [True, True, *[False] * 5]
+    assert seen[-1].seconds_left == 0
 
 
 @pytest.mark.parametrize(
@@ -192,6 +182,16 @@ def test_figures_so_far_come_with_every_batch(model, images) -> None:
         ({"attack": "none"}, "attack: got none"),
         ({"eps": -1}, "eps: got -1"),
         ({"speed": 1}, "speed: got 1"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"norm": "l3"}, "norm: got l3"),
+        ({"suite": "slow"}, "suite: got slow; allowed: quick, fast, standard"),
+        ({"suite": "quick", "attack": "pgd"}, "suite: got quick, and attack pgd; allowed: one of them"),
+        ({"suite": "quick", "steps": 5}, "steps: got 5; allowed: nothing: quick fixes its budgets"),
+        ({"eps": "8/255,8/255"}, "eps: got 8/255,8/255; allowed: 1 to 32 radii, each once"),
+        ({"eps": []}, "eps: got "),
+        ({"eps": "8/255,8"}, "eps: got 8.0; allowed: 0 <= eps <= 1"),
+        ({"shard": Shard(0, 2)}, "state: got None; allowed: a folder that all shards share"),
     ],
 )
 def test_a_bad_option_is_refused_by_name(model, images, change, message) -> None:

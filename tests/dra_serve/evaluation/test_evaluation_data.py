@@ -90,7 +90,7 @@ def test_missing_data_says_how_to_get_it(tmp_path) -> None:
 
 def test_files_that_are_something_else(toys, tmp_path) -> None:
     path = tmp_path / "bad.npz"
-    np.savez(path, x=np.zeros((2, 3, 8, 8), np.float32), y=np.zeros(2, np.int64))
+    np.savez(path, x=np.zeros((2, 3, 8, 8), np.float64), y=np.zeros(2, np.int64))
     with pytest.raises(BadRequest, match="uint8"):
         read_images(path)
     np.savez(path, x=np.zeros((0, 3, 8, 8), np.uint8), y=np.zeros(0, np.int64))
@@ -115,3 +115,48 @@ def test_images_of_two_sizes_and_broken_ones_are_named(toys) -> None:
     pq.write_table(table, toys / "plain_text" / "test-00000-of-00001.parquet")
     with pytest.raises(UserError, match="data, image 0"):
         read_images(toys)
+
+
+def test_float_images_are_taken_and_on_the_grid_they_are_the_same_images(tmp_path) -> None:
+    x, y = PIXELS.transpose(0, 3, 1, 2), np.arange(3)
+    as_floats = x.astype(np.float32) / np.float32(255)
+    same = LabelledImages.of(as_floats, y)
+    assert same.x.dtype == np.uint8
+    assert same.sha256 == LabelledImages.of(x, y).sha256
+    off = np.clip(as_floats + np.float32(0.001), 0, 1)
+    assert LabelledImages.of(off, y).x is off
+    assert LabelledImages.of(off, y).sha256 != same.sha256
+    np.savez(tmp_path / "off.npz", x=off, y=y)
+    assert read_images(tmp_path / "off.npz").sha256 == LabelledImages.of(off, y).sha256
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (1.01, "values from 0.5 to 1.01"),
+        (-0.01, "values from -0.01"),
+        (np.nan, "values from nan"),
+        (np.inf, "values from 0.5 to inf"),
+    ],
+)
+def test_float_images_outside_0_to_1_are_refused(value, match) -> None:
+    x = np.full((2, 3, 8, 8), 0.5, np.float32)
+    x[1, 2, 3, 4] = value
+    with pytest.raises(BadRequest, match=f"data: got {match}.*; allowed: finite values in"):
+        LabelledImages.of(x, np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.zeros((2, 3, 8, 8), np.float64), np.zeros(2, np.int64)),
+        (np.zeros((2, 3, 8, 8), np.int32), np.zeros(2, np.int64)),
+        (np.zeros((2, 3, 8), np.uint8), np.zeros(2, np.int64)),
+        (np.zeros((2, 3, 8, 8), np.uint8), np.zeros(3, np.int64)),
+        (np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 1), np.int64)),
+        (np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.float32)),
+    ],
+)
+def test_other_shapes_and_types_are_refused(x, y) -> None:
+    with pytest.raises(BadRequest, match=r"data: got x .*allowed: x uint8, or float32 in"):
+        LabelledImages.of(x, y)

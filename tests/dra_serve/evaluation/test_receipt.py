@@ -5,65 +5,82 @@ import json
 import numpy as np
 import pytest
 
-from dra_serve.attacks import ATTACKS
-from dra_serve.errors import UserError
-from dra_serve.evaluation import Outcomes, build_receipt, evaluate, paired_difference, read_receipts, wilson
+from dra_serve.errors import DraServeError, UserError
+from dra_serve.evaluation import (
+    Outcomes,
+    build_receipt,
+    evaluate,
+    make_plan,
+    paired_difference,
+    read_receipts,
+    wilson,
+)
 from dra_serve.evaluation.bits import pack, unpack
+from dra_serve.evaluation.receipt import curve, flipped_by, robust, schema
 
-OPTIONS = {"eps": "8/255", "steps": 3, "seed": 3}
+OPTIONS = {"eps": ("2/255", "8/255"), "steps": 3, "seed": 3}
 
 
 @pytest.fixture
-def receipt(model, images):
+def outcomes(model, images):
+    return evaluate(model, images, **OPTIONS)
+
+
+def receipt_of(model, images, outcomes, **facts):
     return build_receipt(
-        evaluate(model, images, **OPTIONS),
+        outcomes,
         images,
+        make_plan(model.input_shape, **OPTIONS),
         model="tiny",
         model_sha256=model.sha256,
         gradient_sha256=model.gradient_sha256,
-        attack="pgd",
-        parameters=ATTACKS["pgd"].resolve(model.input_shape, **OPTIONS).as_dict(),
+        classes=4,
         subset_seed=0,
+        **facts,
     )
 
 
-def test_a_receipt_says_what_its_figures_rest_on(receipt, model, images) -> None:
-    assert set(receipt) == {
-        "schema_version",
-        "model",
-        "model_sha256",
-        "gradient_sha256",
-        "data",
-        "n",
-        "images",
-        "attack",
-        "norm",
-        "eps",
-        "seed",
-        "clean_accuracy",
-        "robust_accuracy",
-        "robust_accuracy_8bit",
-        "wilson_95",
-        "outcomes",
-        "packages",
-        "commit",
-        "hardware",
-        "seconds",
-        "warnings",
-    }
+@pytest.fixture
+def receipt(model, images, outcomes):
+    return receipt_of(model, images, outcomes)
+
+
+def test_a_receipt_says_what_its_figures_rest_on(receipt, images, outcomes) -> None:
+    assert list(receipt) == list(schema()["properties"])
     assert receipt["data"]["sha256"] == images.sha256
-    assert receipt["attack"] == {
-        "name": "pgd",
-        "alpha": 2.5 * 8 / 255 / 3,
-        "steps": 3,
-        "restarts": 1,
-        "random_start": True,
-        "loss": "ce",
-    }
-    assert (receipt["norm"], receipt["eps"], receipt["seed"]) == ("linf", 8 / 255, 3)
+    assert receipt["suite"] is None
+    assert receipt["attacks"] == [
+        {
+            "name": "pgd",
+            "arguments": {
+                "norm": "linf",
+                "eps": eps,
+                "alpha": 2.5 * eps / 3,
+                "steps": 3,
+                "restarts": 1,
+                "random_start": True,
+                "loss": "ce",
+                "seed": 3,
+            },
+            "robust": int(count),
+        }
+        for eps, count in zip((2 / 255, 8 / 255), outcomes.after.sum(axis=1), strict=True)
+    ]
+    assert (receipt["norm"], receipt["eps"]) == ("linf", 8 / 255)
     assert {"python", "dra-serve", "numpy", "onnxruntime"} <= set(receipt["packages"])
     assert "cores" in receipt["hardware"]
     assert receipt["warnings"][0].startswith("few-images: 40 images")
+
+
+def test_each_image_has_its_fate(receipt, outcomes) -> None:
+    fate = flipped_by(receipt)
+    assert np.array_equal(fate == -2, ~outcomes.clean)
+    assert np.array_equal(fate == -1, outcomes.robust)
+    assert np.array_equal(fate == 0, outcomes.clean & ~outcomes.after[0])
+    assert np.array_equal(fate == 1, outcomes.after[0] & ~outcomes.after[1])
+    assert {-2, 0, 1} <= set(fate)
+    assert np.array_equal(robust(receipt), outcomes.robust)
+    assert curve(receipt) == [(2 / 255, outcomes.after[0].sum()), (8 / 255, outcomes.after[1].sum())]
 
 
 def test_a_receipt_survives_its_file(receipt, tmp_path) -> None:
@@ -72,6 +89,50 @@ def test_a_receipt_survives_its_file(receipt, tmp_path) -> None:
     assert read_receipts(path) == [receipt]
     path.write_text(json.dumps({"receipts": [receipt, receipt]}))
     assert read_receipts(path) == [receipt, receipt]
+
+
+def version_1(receipt):
+    """Return a receipt of one attack as the release before wrote it."""
+    run = receipt["attacks"][-1]
+    beside = ("norm", "eps", "seed")
+    old = {key: value for key, value in receipt.items() if key not in ("suite", "attacks")}
+    outcomes = {key: value for key, value in receipt["outcomes"].items() if key != "after"}
+    return old | {
+        "schema_version": 1,
+        "attack": {"name": run["name"]} | {k: v for k, v in run["arguments"].items() if k not in beside},
+        "seed": run["arguments"]["seed"],
+        "outcomes": outcomes | {"robust": receipt["outcomes"]["after"][-1]},
+    }
+
+
+def test_a_receipt_of_version_1_reads_as_version_2(model, images, tmp_path) -> None:
+    one = {"eps": "8/255", "steps": 3, "seed": 3}
+    new = build_receipt(
+        evaluate(model, images, **one),
+        images,
+        make_plan(model.input_shape, **one),
+        model="tiny",
+        model_sha256=model.sha256,
+        classes=4,
+        subset_seed=0,
+    )
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(version_1(new)))
+    assert read_receipts(path) == [new]
+    path.write_text(json.dumps(version_1(new) | {"robust_accuracy": 0.99}))
+    with pytest.raises(UserError, match=r"receipt\.json: robust_accuracy: 0\.99, but"):
+        read_receipts(path)
+
+
+def test_a_receipt_without_every_outcome_is_none(model, images, outcomes) -> None:
+    part = Outcomes(outcomes.clean, outcomes.after, outcomes.robust_8bit, np.arange(40) < 39)
+    with pytest.raises(DraServeError, match="1 of 40 images have no outcome"):
+        receipt_of(model, images, part)
+
+
+def test_warnings_of_others_join_its_own(model, images, outcomes) -> None:
+    told = receipt_of(model, images, outcomes, warnings=["zero-gradient: 3 of 40 images"])["warnings"]
+    assert [text.partition(":")[0] for text in told] == ["few-images", "zero-gradient"]
 
 
 @pytest.mark.parametrize(
@@ -85,15 +146,47 @@ def test_a_receipt_survives_its_file(receipt, tmp_path) -> None:
         ("model_sha256", "abc"),
         ("seconds", -1),
         ("images", {"permutation_seed": 0, "first": 10, "of": 40}),
-        ("outcomes", {"clean": "0000000000", "robust": "ffffffffff", "robust_8bit": "0000000000"}),
+        ("outcomes", {"clean": "0000000000", "after": ["0000000000"] * 2, "robust_8bit": "0000000000"}),
+        ("outcomes", {"clean": "0000000000", "after": ["00"] * 2, "robust_8bit": "0000000000"}),
+        ("eps", 0.5),
+        ("norm", "l2"),
+        ("attacks", []),
+        ("suite", 3),
         ("verified", True),
-        ("schema_version", 2),
+        ("schema_version", 3),
     ],
 )
 def test_an_edited_receipt_is_refused_by_field(receipt, tmp_path, field, value) -> None:
     path = tmp_path / "receipt.json"
     path.write_text(json.dumps(receipt | {field: value}))
     with pytest.raises(UserError, match=r"receipt: receipt\.json: "):
+        read_receipts(path)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"robust": 39}, {"name": 3}, {"arguments": {"norm": "linf"}}, {"won": True}]
+)
+def test_an_edited_attack_is_refused(receipt, tmp_path, edit) -> None:
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(receipt | {"attacks": [receipt["attacks"][0] | edit, receipt["attacks"][1]]}))
+    with pytest.raises(UserError, match=r"receipt: receipt\.json: "):
+        read_receipts(path)
+
+
+def test_an_image_never_rises_again(receipt, tmp_path) -> None:
+    """All counts agree, and yet the second attack has more images right than the first left it."""
+    first, second = reversed(receipt["outcomes"]["after"])
+    counts = [int(unpack(bits, 40).sum()) for bits in (first, second)]
+    assert counts[0] < counts[1]
+    edited = receipt | {
+        "outcomes": receipt["outcomes"] | {"after": [first, second]},
+        "attacks": [run | {"robust": count} for run, count in zip(receipt["attacks"], counts, strict=True)],
+        "robust_accuracy": counts[1] / 40,
+        "wilson_95": wilson(counts[1], 40),
+    }
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(edited))
+    with pytest.raises(UserError, match=r"outcomes\.after\.1: right after the attack, wrong before it"):
         read_receipts(path)
 
 
@@ -107,19 +200,10 @@ def test_a_file_without_receipts_is_refused(tmp_path, text) -> None:
         read_receipts(tmp_path / "none.json")
 
 
-def test_graphs_that_disagree_are_a_warning(model, images) -> None:
-    outcomes = evaluate(model, images, **OPTIONS)
-    odd = Outcomes(outcomes.clean, outcomes.robust, outcomes.robust_8bit, unconfirmed=2)
-    made = build_receipt(
-        odd,
-        images,
-        model="tiny",
-        model_sha256=model.sha256,
-        attack="pgd",
-        parameters=ATTACKS["pgd"].resolve(model.input_shape, **OPTIONS).as_dict(),
-        subset_seed=0,
-    )
-    assert any(warning.startswith("graphs-disagree: 2 images") for warning in made["warnings"])
+def test_graphs_that_disagree_are_a_warning(model, images, outcomes) -> None:
+    odd = Outcomes(outcomes.clean, outcomes.after, outcomes.robust_8bit, outcomes.done, unconfirmed=2)
+    warnings = receipt_of(model, images, odd)["warnings"]
+    assert any(warning.startswith("graphs-disagree: 2 images") for warning in warnings)
 
 
 def test_wilson_gives_the_reference_interval() -> None:

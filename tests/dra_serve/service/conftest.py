@@ -156,7 +156,8 @@ def _folder(
         }
     )
     receipt = {
-        "attack": {"name": "pgd", "steps": 20, "restarts": 5},
+        "suite": None,
+        "attacks": [{"name": "pgd", "arguments": {"steps": 20, "restarts": 5, "eps": "8/255"}}],
         "norm": "linf",
         "eps": "8/255",
         "n": 1000,

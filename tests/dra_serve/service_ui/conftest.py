@@ -15,7 +15,8 @@ from dra_serve.service.registry import Registry
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
 RECEIPT = {
-    "attack": {"name": "pgd", "steps": 50, "restarts": 5},
+    "suite": None,
+    "attacks": [{"name": "pgd", "arguments": {"steps": 50, "restarts": 5, "norm": "linf", "eps": 8 / 255}}],
     "norm": "linf",
     "eps": 8 / 255,
     "n": 10_000,

@@ -185,15 +185,15 @@ def test_a_model_without_gradients_predicts_but_is_not_attacked(
 def test_models_are_introduced_by_recipe_and_receipt(registry: Registry) -> None:
     dra, at = map(introduce, registry)
     assert (dra.name, dra.role, at.role) == ("tiny-dra", "DRA", "AT twin")
-    assert dra.record == "10,000 images: 65.5 % clean, 37.5 % pgd-50 linf 8/255"
+    assert dra.record == "10,000 images: 65.5 % clean, 37.5 % under PGD-50 x 5, linf 8/255"
 
 
 def test_the_receipt_shown_is_of_the_most_images_and_the_hardest_attack() -> None:
     few, hard = RECEIPT | {"n": 100, "robust_accuracy_8bit": 0.1}, RECEIPT | {"robust_accuracy_8bit": 0.3}
-    assert "30.0 % pgd-50" in record([few, RECEIPT, hard])
+    assert "30.0 % under PGD-50" in record([few, RECEIPT, hard])
 
 
-@pytest.mark.parametrize("broken", [{}, {"n": 3}, RECEIPT | {"eps": "x"}, RECEIPT | {"attack": None}])
+@pytest.mark.parametrize("broken", [{}, {"n": 3}, RECEIPT | {"eps": "x"}, RECEIPT | {"attacks": None}])
 def test_a_receipt_without_the_figures_is_passed_over(broken: dict[str, Any]) -> None:
     assert record([broken]) == ""
     assert record([broken, RECEIPT]) != ""
