@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from dra_serve.attacks.apgd_schedule import Schedule, checkpoints
 from dra_serve.attacks.inputs import check_inputs, example_noise
 from dra_serve.attacks.norms import Norm, clip, get_norm
 from dra_serve.attacks.parameters import MAX_RESTARTS, MAX_SEED, MAX_STEPS, radius_within
-from dra_serve.attacks.progress import Progress
+from dra_serve.attacks.progress import Progress, choose
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier, Loss
@@ -213,17 +211,11 @@ class _Point:
         return _Point(self.x_adv[kept], self.loss[kept], self.grad[kept])
 
     def where(self, mine: Array, other: "_Point") -> "_Point":
-        """Return these where `mine` (n,) holds, the other's elsewhere. Nothing is copied for nothing."""
-        xp = array_namespace(mine)
-        if bool(xp.all(mine)):
-            return self
-        if not bool(xp.any(mine)):
-            return other
-        wide = _per_image(mine)
+        """Return these where `mine` (n,) holds, the other's elsewhere."""
         return _Point(
-            xp.where(wide, self.x_adv, other.x_adv),
-            xp.where(mine, self.loss, other.loss),
-            xp.where(wide, self.grad, other.grad),
+            choose(mine, self.x_adv, other.x_adv),
+            choose(mine, self.loss, other.loss),
+            choose(mine, self.grad, other.grad),
         )
 
 
