@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dra_serve.errors import UserError
+from training.tensor_file import write_tensors
 
 
 def save_checkpoint(
@@ -29,9 +29,7 @@ def save_checkpoint(
         tensors.update({f"optimizer.{index}.{key}": v for key, v in state.items() if isinstance(v, Tensor)})
     tensors.update({f"generator.{name}": rng.get_state() for name, rng in generators.items()})
     tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"progress": json.dumps(dict(progress))})
-    partial.replace(path)
+    write_tensors(path, tensors, metadata={"progress": json.dumps(dict(progress))})
 
 
 def load_checkpoint(

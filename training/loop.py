@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dra_serve.attacks import pgd
 from dra_serve.attacks.norms import format_radius
-from dra_serve.errors import BadRequest
 from dra_serve.model_folder import ModelConfig, write_config, write_sums
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.claim import claim
 from training.data import ImageData
 from training.data.image_data import as_float
 from training.fast_path import FastPath
+from training.recipes.checks import check_recipe
 from training.recipes.classifier import Recipe
 from training.recipes.options import to_json
 from training.run import Run
 from training.teachers.features import CachedFeatures, FeatureChoice, cache_features
 from training.teachers.folder import load_teacher, untrained_like
+from training.tensor_file import write_tensors
 from training.torch_classifier import TorchClassifier, frozen
 
 WATCH_STEPS = 10  # PGD on the held-out images after each epoch
@@ -44,10 +46,10 @@ def train(
     """Run, or go on with, a recipe in `folder`; return its model folder, or None if time was up before.
 
     max_minutes: stop at a checkpoint after so long. path: fixes the fast path; measured if None.
-    Raises BadRequest where `folder` holds a run of another recipe.
+    Raises BadRequest for a recipe that cannot train on this data, and where `folder` holds a run of another.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, recipe)
+    check_recipe(recipe, data)
+    claim(folder, recipe)
     order = torch.randperm(len(data.train_y), generator=torch.Generator().manual_seed(recipe.seed))
     held, kept = order[: recipe.held_out], order[recipe.held_out :].sort().values
     run = Run(recipe, data, kept, teacher_features(recipe, data, folder.parent) if recipe.lam else None)
@@ -159,7 +161,7 @@ class _Keeper:
         if robust >= self.best:
             self.best = robust
             weights = {key: value.contiguous() for key, value in self.run.average.module.state_dict().items()}
-            save_file(weights, self.folder / "best.safetensors")
+            write_tensors(self.folder / "best.safetensors", weights)
         self.collapsed = robust < self.best - COLLAPSE
         if self.collapsed:
             console.print(
@@ -211,21 +213,6 @@ def watch(run: Run, held: Tensor) -> tuple[float, float]:
     return round(float(clean), 4), round(1 - float(attacked.success.float().mean()), 4)
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Write the resolved recipe, or check that the run in the folder is of the same."""
-    path, ours = folder / "recipe.json", to_json(recipe)
-    if path.exists() and (folder / "checkpoint.safetensors").exists():
-        theirs = json.loads(path.read_text())
-        for field in sorted(ours.keys() | theirs.keys()):
-            if ours.get(field) != theirs.get(field):
-                raise BadRequest(
-                    field,
-                    given=ours.get(field),
-                    allowed=f"{theirs.get(field)!r}, as {folder} began; remove that folder to start afresh",
-                )
-    path.write_text(json.dumps(ours, indent=2) + "\n")
-
-
 def _resume(run: Run, folder: Path) -> dict[str, Any]:
     path = folder / "checkpoint.safetensors"
     if not path.exists():
@@ -257,7 +244,7 @@ def _write_model(run: Run, folder: Path, keep: _Keeper) -> Path:
     weights = run.average.module.state_dict()
     if keep.collapsed:
         weights = load_file(folder / "best.safetensors")
-    save_file({key: value.contiguous() for key, value in weights.items()}, out / "model.safetensors")
+    write_tensors(out / "model.safetensors", {key: value.contiguous() for key, value in weights.items()})
     recipe = run.recipe
     config = ModelConfig.model_validate(
         run.config

@@ -157,6 +157,7 @@ class Run:
         def trial(path: FastPath) -> None:
             self.path = path
             path.place(self.network)
+            self.optimizer.zero_grad(set_to_none=True)  # as a step does; the last trial's have its layout
             self.network.train()
             batch = x.contiguous(memory_format=path.memory_format)
             flipped = torch.zeros(n, dtype=torch.bool)

@@ -36,6 +36,8 @@ class TorchClassifier:
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (N, K) float32 of x (N, C, H, W) in [0, 1]. Raises BadRequest for anything else."""
         check_images(x, self.input_shape)
+        if not len(x):  # torch folds no empty batch, so a space-to-depth stem would fail
+            return x.new_zeros((0, len(self.classes)))
         with self.path.autocast():
             return self.network(x).float()
 
@@ -49,6 +51,8 @@ class TorchClassifier:
             target = check_labels(target, len(x), len(self.classes), like=x, field="target")
         elif loss == "dlr_targeted":
             raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
+        if not len(x):
+            return self.logits(x), x.new_zeros((0,)), torch.zeros_like(x)
         x = x.detach().requires_grad_(True)
         with torch.enable_grad(), self.path.autocast():
             logits = self.network(x).float()

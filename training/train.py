@@ -9,6 +9,7 @@ import typer
 from dra_serve.errors import BadRequest, DraServeError
 from training.data import load_data
 from training.loop import console, train
+from training.recipes.checks import check_recipe
 from training.recipes.classifier import RECIPES
 from training.recipes.options import override
 from training.recipes.teacher import TEACHERS
@@ -32,6 +33,7 @@ def main(
         resolved = override(RECIPES[recipe], context.args)
         torch.set_num_threads(threads)
         images = load_data(resolved.data, data)
+        check_recipe(resolved, images)  # before a teacher is trained for it
         if resolved.lam and resolved.data == "digits" and not Path(resolved.teacher).exists():
             console.print("training the digits teacher first")
             teacher = TEACHERS["digits-teacher"]

@@ -13,10 +13,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from dra_serve.errors import BadRequest, DraServeError
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.claim import claim
 from training.data import ImageData, load_data
 from training.data.image_data import as_float
 from training.ema import averaged
 from training.fast_path import FastPath, measure
+from training.recipes.checks import check_teacher_recipe
 from training.recipes.options import override, to_json
 from training.recipes.teacher import TEACHERS, TeacherRecipe
 from training.teachers.denoiser import Denoiser, edm_loss, lognormal_sigma
@@ -59,6 +61,8 @@ class TeacherRun:
             self.denoiser.unet.load_state_dict(earlier.unet.state_dict())
         except RuntimeError as error:
             raise BadRequest("start", given=str(folder), allowed="a teacher with this network") from error
+        if not (folder / "training.json").is_file():
+            raise BadRequest("start", given=str(folder), allowed="a teacher with its training.json")
         facts = json.loads((folder / "training.json").read_text())
         self.before = {"images": facts["images"], "cpu_minutes": facts["cpu_minutes"]}
 
@@ -98,6 +102,7 @@ class TeacherRun:
 
         def trial(path: FastPath) -> None:
             path.place(self.denoiser)
+            self.optimizer.zero_grad(set_to_none=True)  # as a step does; the last trial's have its layout
             self.loss(path).backward()
 
         best, seconds = measure(trial)
@@ -150,10 +155,12 @@ def train_teacher(
 ) -> Path:
     """Run (or go on with) a recipe in `folder` and return the teacher's pipeline folder.
 
-    max_minutes: stop at a checkpoint after so long; save_every: seconds between checkpoints.
+    max_minutes: stop at a checkpoint after so long; save_every: seconds between checkpoints. Raises
+    BadRequest for a recipe that cannot train on this data, and where `folder` holds a run of another
+    recipe; `images` alone may be another than it began with, because the rate has no schedule.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(to_json(recipe), indent=2) + "\n")
+    check_teacher_recipe(recipe, data)
+    claim(folder, recipe, may_differ=("images",))
     run = TeacherRun(recipe, data)
     if run.resume(folder):
         console.print(f"going on from step {run.steps_done:,} of {run.steps:,}")

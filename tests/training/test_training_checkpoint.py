@@ -13,7 +13,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fast_path import FastPath
 from training.loop import train
 from training.recipes.teacher import TeacherRecipe
-from training.train_teacher import TeacherRun
+from training.train_teacher import TeacherRun, train_teacher
 
 PATH = FastPath()
 
@@ -59,6 +59,30 @@ def test_run_of_another_recipe_is_refused_by_field(recipe, data, tmp_path, field
     assert error.value.field == field
 
 
+TEACHER = TeacherRecipe(
+    name="t", data="blobs", patch=2, channels=(8, 16), norm_groups=4, batch=8, images=48, warmup=2
+)
+
+
+@pytest.mark.parametrize(("field", "value"), [("rate", 0.01), ("channels", (8, 8)), ("sigma_mean", 0.0)])
+def test_teacher_of_another_recipe_is_refused_by_field(data, tmp_path, field, value):
+    train_teacher(TEACHER, data, tmp_path / "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(BadRequest) as error:
+        train_teacher(replace(TEACHER, **{field: value}), data, tmp_path / "run")
+    assert error.value.field == field
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
+def test_longer_run_of_the_same_teacher_goes_on(data, tmp_path):
+    train_teacher(TEACHER, data, tmp_path / "run")
+    folder = train_teacher(replace(TEACHER, images=96), data, tmp_path / "run")
+    assert json.loads((folder / "training.json").read_text())["images"] == 96
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["images"] for row in rows] == [48, 96]
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["images"] == 96
+
+
 def test_checkpoint_of_another_network_is_refused(make_run, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     run, other = make_run(), make_run(width=8)
@@ -92,9 +116,7 @@ def test_checkpoint_replaces_the_old_one_in_one_move(make_run, tmp_path):
 
 
 def test_resumed_teacher_takes_the_same_steps(data, tmp_path):
-    recipe = TeacherRecipe(
-        name="t", data="blobs", patch=2, channels=(8, 16), norm_groups=4, batch=8, images=48, warmup=2
-    )
+    recipe = TEACHER
     whole = TeacherRun(recipe, data)
     for _ in range(6):
         whole.step(PATH)

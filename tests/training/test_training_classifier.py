@@ -147,6 +147,24 @@ def test_gradients_reach_the_input_alone(model, images):
     assert not x.requires_grad
 
 
+@pytest.mark.parametrize("stem", ["plain", "space_to_depth"])
+def test_no_images_have_no_logits(stem):
+    arguments = {"width": 4, "blocks": [1, 1], "stem": stem}
+    network = HubClassifier(
+        network={"name": "preact_resnet", "arguments": arguments},
+        normalisation={"mean": [0.5] * 3, "std": [0.25] * 3},
+        classes=CLASSES,
+        input_shape=(3, 8, 8),
+    )
+    model, x, y = TorchClassifier(network.eval(), CLASSES, (3, 8, 8)), torch.zeros(0, 3, 8, 8), []
+    assert model.logits(x).shape == (0, 5)
+    logits, loss, grad = model.loss_and_grad(x, y)
+    assert (logits.shape, loss.shape, grad.shape) == ((0, 5), (0,), (0, 3, 8, 8))
+    assert pgd(model, x, y, eps=0.1, steps=2).x_adv.shape == (0, 3, 8, 8)
+    with pytest.raises(BadRequest):
+        model.logits(torch.zeros(0, 3, 9, 9))
+
+
 def test_bad_input_is_refused_by_name(model, images):
     x, y, _ = images
     with pytest.raises(BadRequest) as error:

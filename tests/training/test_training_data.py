@@ -56,6 +56,31 @@ def test_pixels_and_labels_are_those_of_the_files(tiny_cifar10, monkeypatch):
     assert again.sha256() == data.sha256()
 
 
+def test_changed_content_is_noticed_at_the_same_names_and_sizes(tiny_cifar10, monkeypatch):
+    folder, arrays = tiny_cifar10
+    for split, (x, _) in arrays.items():
+        monkeypatch.setitem(COLUMNS, split, len(x))
+    before = load_cifar10(str(folder))
+    path = next(folder.rglob("test*.parquet"))
+    rows, size = Dataset.from_parquet(str(path)), path.stat().st_size
+    labels = [(label + 1) % 10 for label in rows["label"][:]]
+    rows.remove_columns("label").add_column("label", labels).cast(KINDS).to_parquet(str(path))
+    assert path.stat().st_size == size
+    assert load_cifar10(str(folder)).test_y.tolist() == labels
+    assert torch.equal(before.train_x, load_cifar10(str(folder)).train_x)
+
+
+def test_cache_cut_short_is_decoded_again(tiny_cifar10, monkeypatch, tmp_path):
+    folder, arrays = tiny_cifar10
+    for split, (x, _) in arrays.items():
+        monkeypatch.setitem(COLUMNS, split, len(x))
+    before = load_cifar10(str(folder))
+    (cached,) = (tmp_path / "cache").glob("*.safetensors")
+    cached.write_bytes(cached.read_bytes()[:-100])
+    assert load_cifar10(str(folder)).sha256() == before.sha256()
+    assert [file.name for file in (tmp_path / "cache").glob("*.safetensors")] == [cached.name]
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_folder_without_data_says_how_to_get_it(tmp_path, there):
     folder = tmp_path / "empty"

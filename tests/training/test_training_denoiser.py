@@ -1,5 +1,6 @@
 """EDM and DDPM as one denoiser, against closed forms and diffusers' own scheduler; teachers on disk."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 
-from dra_serve.errors import DataMissing
+from dra_serve.errors import BadRequest, DataMissing
 from training.data.image_data import as_float
 from training.teachers.denoiser import Denoiser, edm_loss, lognormal_sigma
 from training.teachers.features import FeatureChoice, pooled
 from training.teachers.folder import load_teacher, save_teacher, teacher_sha256
-from training.teachers.preconditioning import DDPM, EDM
+from training.teachers.preconditioning import DDPM, EDM, VelocityDDPM
 
 SIGMA = torch.tensor([0.01, 0.1, 0.5, 2.0, 50.0])
 
@@ -148,6 +149,108 @@ def test_ddpm_pipeline_folder_is_a_teacher(pipeline, data, tmp_path):
     assert z.shape == (4, 16)
     assert z.isfinite().all()
     assert z.std(0).min() > 0
+
+
+def move_up(folder, *names):
+    """Lay a pipeline folder out as google/ddpm-cifar10-32 is on the Hub: without subfolders."""
+    for file in [file for name in names for file in (folder / name).iterdir()]:
+        file.rename(folder / file.name)
+    for name in names:
+        (folder / name).rmdir()
+
+
+@pytest.mark.parametrize("names", [("unet", "scheduler"), ("unet",), ("scheduler",)])
+def test_teacher_at_the_root_of_its_folder_is_the_same(pipeline, tmp_path, names):
+    pipeline.save_pretrained(tmp_path)
+    before = load_teacher(tmp_path)
+    move_up(tmp_path, *names)
+    assert teacher_sha256(load_teacher(tmp_path)) == teacher_sha256(before)
+
+
+def test_velocity_network_meets_what_its_scheduler_made(pair):
+    """A network that gives diffusers' own velocity denoises perfectly."""
+    clean, noise = pair
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    abar = scheduler.alphas_cumprod
+    ddpm = VelocityDDPM(sigmas=((1 - abar) / abar).sqrt())
+    steps = torch.tensor([0, 10, 100, 500, 900])
+    sigma = ddpm.sigmas[steps]
+    denoiser = Denoiser(Answers(scheduler.get_velocity(clean, noise, steps)), ddpm)
+    torch.testing.assert_close(denoiser(clean + each(sigma) * noise, sigma), clean, atol=1e-4, rtol=1e-4)
+
+
+def test_prediction_type_is_taken_from_the_scheduler(pipeline, tmp_path):
+    pipeline.scheduler = DDPMScheduler(prediction_type="v_prediction")
+    pipeline.save_pretrained(tmp_path)
+    assert isinstance(load_teacher(tmp_path).preconditioning, VelocityDDPM)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "field", "words"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type", "v_prediction"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
+            "prediction_type",
+            "epsilon",
+        ),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "teacher", "UNet2DModel"),
+        ("unet/config.json", {"in_channels": 4}, "teacher", "4 input channels"),
+        ("unet/config.json", {"out_channels": 6}, "teacher", "6 output channels"),
+        ("unet/config.json", {"num_class_embeds": 10}, "teacher", "class"),
+    ],
+)
+def test_model_that_is_no_teacher_is_refused_by_what_it_is(pipeline, tmp_path, file, changes, field, words):
+    pipeline.save_pretrained(tmp_path)
+    rewrite(tmp_path / file, **changes)
+    with pytest.raises(BadRequest, match=words) as error:
+        load_teacher(tmp_path)
+    assert error.value.field == field
+
+
+def test_scheduler_without_betas_is_refused(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348.0}))
+    with pytest.raises(BadRequest, match=r"scheduler: got ScoreSdeVeScheduler; allowed: one with betas"):
+        load_teacher(tmp_path)
+
+
+def test_teacher_of_grey_images_is_refused_for_colour_ones(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(BadRequest, match="teacher: got 3 input channels; allowed: 1 times a square"):
+        load_teacher(tmp_path, image_channels=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "keeps"),
+    [
+        ("scheduler/scheduler_config.json", None),
+        ("scheduler/scheduler_config.json", 30),
+        ("unet/config.json", 30),
+        ("unet/diffusion_pytorch_model.safetensors", None),
+        ("unet/diffusion_pytorch_model.safetensors", 1000),
+        ("unet/diffusion_pytorch_model.safetensors", -10),
+    ],
+)
+def test_missing_or_broken_file_is_named(pipeline, tmp_path, file, keeps):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / file
+    path.unlink() if keeps is None else path.write_bytes(path.read_bytes()[:keeps])
+    with pytest.raises(DataMissing, match=path.name):
+        load_teacher(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    rewrite(tmp_path / "unet" / "config.json", block_out_channels=[8, 24])
+    with pytest.raises(DataMissing, match=r"diffusion_pytorch_model\.safetensors of this network"):
+        load_teacher(tmp_path)
 
 
 def test_pickled_weights_are_refused(pipeline, tmp_path):

@@ -1,12 +1,15 @@
 """One step after another: lam 0 is the base method, and DRA leaves everything else as it is."""
 
+import pytest
 import torch
 
 from training.data.image_data import as_float
 from training.loop import train
+from training.recipes.teacher import TeacherRecipe
 from training.run import Run
 from training.teachers.features import CachedFeatures
 from training.torch_classifier import TorchClassifier
+from training.train_teacher import TeacherRun
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -137,6 +140,19 @@ def test_measuring_the_fast_path_leaves_the_run_as_it_was(make_run):
     measured.path.place(measured.network)
     measured.step(), untouched.step()
     assert same(weights(measured), weights(untouched))
+
+
+@pytest.mark.filterwarnings("error")
+def test_measuring_accumulates_no_gradient_of_another_layout(make_run, data):
+    """torch says once a process that it "may impair performance"; here it says so every time."""
+    teacher = TeacherRecipe(name="t", data="blobs", patch=2, channels=(8, 16), norm_groups=4, batch=8)
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        make_run().quickest_path()
+        TeacherRun(teacher, data).quickest_path()
+    finally:
+        torch.set_warn_always(always)
 
 
 def test_training_learns_the_classes(make_run, data):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch.nn.functional import pixel_unshuffle
 
 from dra_serve.errors import BadRequest
@@ -18,6 +19,8 @@ from training.teachers.features import (
     pooled,
 )
 from training.teachers.folder import load_teacher, teacher_sha256, untrained_like
+from training.teachers.preconditioning import EDM
+from training.tensor_file import write_tensors
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
 CHOICE = FeatureChoice(blocks=("up_blocks.0",), sigma=0.1, grid=1, draws=2)
@@ -177,17 +180,46 @@ def test_cache_is_read_without_running_the_teacher(make_teacher, data, tmp_path)
     assert torch.equal(first.z, again.z)
 
 
-@pytest.mark.parametrize("changed", ["teacher", "choice", "data"])
+@pytest.mark.parametrize("changed", ["teacher", "preconditioning", "configuration", "choice", "data"])
 def test_cache_of_anything_else_is_computed_anew(make_teacher, data, tmp_path, changed):
     path = tmp_path / "z.safetensors"
     first = cache_features(make_teacher(), data.train_x, CHOICE, path=path, data_sha256=data.sha256())
     other = replace(data, train_x=255 - data.train_x) if changed == "data" else data
     choice = replace(CHOICE, sigma=0.2) if changed == "choice" else CHOICE
     teacher = make_teacher(seed=int(changed == "teacher"))
+    if changed == "preconditioning":
+        teacher.preconditioning = EDM(sigma_data=0.4)
+    if changed == "configuration":  # the same weights, another activation between them
+        weights = teacher.unet.state_dict()
+        config = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
+        teacher.unet = UNet2DModel.from_config({**config, "act_fn": "gelu"})
+        teacher.unet.load_state_dict(weights)
+        teacher.eval().requires_grad_(False)
     counts = calls_of(teacher.unet, ("conv_in",))
     again = cache_features(teacher, other.train_x, choice, path=path, data_sha256=other.sha256())
     assert counts["conv_in"] > 0
     assert not torch.equal(first.z, again.z)
+
+
+def test_cache_cut_short_is_computed_again_with_a_word(make_teacher, data, tmp_path, capsys):
+    path, sha = tmp_path / "z.safetensors", data.sha256()
+    first = cache_features(make_teacher(), data.train_x, CHOICE, path=path, data_sha256=sha)
+    path.write_bytes(path.read_bytes()[:-10])
+    capsys.readouterr()
+    again = cache_features(make_teacher(), data.train_x, CHOICE, path=path, data_sha256=sha)
+    assert torch.equal(first.z, again.z)
+    assert "computing them again" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["z.safetensors"]
+
+
+def test_writing_that_fails_leaves_the_old_cache(make_teacher, data, tmp_path):
+    path, sha = tmp_path / "z.safetensors", data.sha256()
+    cache_features(make_teacher(), data.train_x, CHOICE, path=path, data_sha256=sha)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match=r"sparse|layout|storage"):
+        write_tensors(path, {"z": torch.eye(3).to_sparse()})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["z.safetensors"]
 
 
 def test_untrained_control_is_the_same_network_with_other_weights(make_teacher):

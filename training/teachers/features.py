@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from safetensors import safe_open
-from safetensors.torch import save_file
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -24,6 +24,9 @@ from dra_serve.errors import BadRequest
 from training.data.image_data import as_float
 from training.teachers.denoiser import Denoiser
 from training.teachers.folder import teacher_sha256
+from training.tensor_file import write_tensors
+
+console = Console(stderr=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +158,9 @@ def cache_features(
 ) -> CachedFeatures:
     """Return the features of all images x uint8 (N, C, H, W), from `path` if it holds exactly these.
 
-    The file is bound to the teacher's weights, the choice and the data; anything else is computed anew,
-    on_batch being called with the images done and to do.
+    The file is bound to the teacher (weights, configuration and preconditioning), the choice and the data;
+    anything else, and a file cut short, is computed anew, on_batch being called with the images done and
+    to do.
     """
     bound = {
         "teacher": teacher_sha256(denoiser),
@@ -165,10 +169,8 @@ def cache_features(
         "images": len(x),
     }
     key = json.dumps(bound, sort_keys=True)
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if file.metadata()["key"] == key:
-                return CachedFeatures(*(file.get_tensor(name) for name in ("z", "mean", "std")))
+    if (kept := _read_cache(path, key)) is not None:
+        return kept
     ids = torch.arange(len(x))
     parts: list[Tensor] = []
     for images in (x, x.flip(3)):
@@ -179,6 +181,19 @@ def cache_features(
     raw = torch.cat(parts).unflatten(0, (2, len(x)))
     mean, std = raw.flatten(0, 1).mean(0), raw.flatten(0, 1).std(0).clamp_min(1e-6)
     cached = CachedFeatures(((raw - mean) / std).half(), mean, std)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"z": cached.z, "mean": mean, "std": std}, path, metadata={"key": key})
+    write_tensors(path, {"z": cached.z, "mean": mean, "std": std}, metadata={"key": key})
     return cached
+
+
+def _read_cache(path: Path, key: str) -> CachedFeatures | None:
+    """Return the features in `path`, or None where it is not there, of something else, or broken."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return CachedFeatures(*(file.get_tensor(name) for name in ("z", "mean", "std")))
+    except (SafetensorError, OSError) as error:
+        console.print(f"teacher features: {path} is broken ({error}); computing them again", highlight=False)
+        return None

@@ -67,3 +67,17 @@ class DDPM:
     def time(self, sigma: Tensor) -> Tensor:
         """Return the training step whose noise level is nearest in ratio."""
         return (sigma.log()[:, None] - self.sigmas.log()).abs().argmin(1)
+
+
+@dataclass(frozen=True)
+class VelocityDDPM(DDPM):
+    """A DDPM that predicts v = sqrt(abar) epsilon - sqrt(1 - abar) clean (Salimans and Ho 2022, section 2.4).
+
+    With abar = 1 / (1 + sigma^2) and x_t = c_in x, clean = sqrt(abar) x_t - sqrt(1 - abar) v.
+    """
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        return 1 / (sigma**2 + 1)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        return -sigma * (sigma**2 + 1).rsqrt()
