@@ -70,22 +70,17 @@ class L2:
     dual = 2.0
 
     def project(self, delta: Array, eps: float) -> Array:
-        xp = array_namespace(delta)
-        size = self.size(delta)[:, None, None, None]
-        outside = size > eps  # where() and not min(1, eps / size): a delta inside must not move by a bit
-        return xp.where(outside, delta * (eps / xp.where(outside, size, 1.0)), delta)
+        direction, largest, length = _polar(delta)
+        outside = largest * length > eps
+        # where() and not min(1, eps / size): a delta inside must not move by a bit
+        return array_namespace(delta).where(outside, eps * direction, delta)
 
     def ascent(self, grad: Array) -> Array:
-        # By the largest entry first: squares of 1e-25 vanish in float32, squares of 1e25 overflow.
-        xp = array_namespace(grad)
-        largest = xp.max(xp.abs(grad), axis=_PIXELS, keepdims=True)
-        scaled = grad / xp.where(largest > 0, largest, 1.0)
-        size = self.size(scaled)[:, None, None, None]
-        return scaled / xp.where(size > 0, size, 1.0)
+        return _polar(grad)[0]
 
     def size(self, delta: Array) -> Array:
-        xp = array_namespace(delta)
-        return xp.sqrt(xp.sum(delta * delta, axis=_PIXELS))
+        _, largest, length = _polar(delta)
+        return (largest * length)[:, 0, 0, 0]
 
     def largest(self, shape: tuple[int, ...]) -> float:
         return math.sqrt(math.prod(shape))
@@ -96,11 +91,26 @@ class L2:
         return direction * np.float32(radius / np.linalg.norm(direction))
 
 
+def _polar(delta: Array) -> tuple[Array, Array, Array]:
+    """Return directions of Euclidean length 1, 0 where delta is, and two factors (N, 1, 1, 1) of its size.
+
+    The first factor is the largest entry: squares of 1e-20 lose their digits in float32, squares of 1e25
+    overflow, and so may the size itself, which a gradient's direction does not need.
+    """
+    xp = array_namespace(delta)
+    largest = xp.max(xp.abs(delta), axis=_PIXELS, keepdims=True)
+    scaled = delta / xp.where(largest > 0, largest, 1.0)
+    length = xp.sqrt(xp.sum(scaled * scaled, axis=_PIXELS, keepdims=True))  # 1 to sqrt(C H W), or 0
+    return scaled / xp.where(length > 0, length, 1.0), largest, length
+
+
 NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2()}
 
 
 def clip(a: Array, low: float, high: float) -> Array:
     """Return a, limited to low..high. A nan stays one, so that nobody mistakes it for a value."""
+    if hasattr(a, "clamp"):  # torch: one pass, and no bound made into a tensor first, a fifth of the time
+        return a.clamp(low, high)
     xp = array_namespace(a)
     return xp.minimum(xp.maximum(a, low), high)
 
