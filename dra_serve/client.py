@@ -20,6 +20,8 @@ from dra_serve.errors import BadRequest, DraServeError, Overloaded
 from dra_serve.images import decode, encode_png
 from dra_serve.service.answers import Attacked
 
+_COLOUR_TYPE, _GREY = 25, 0  # its place in a PNG file, and its value for one channel (PNG, section 11.2.1)
+
 Image = str | Path | bytes | np.ndarray
 """A file's path, its bytes, or pixels: uint8 (H, W, 3) or (H, W, 1)."""
 
@@ -222,7 +224,10 @@ def _attack_response(value: Mapping[str, Any]) -> AttackResponse:
 def _attacked(value: Mapping[str, Any]) -> Attacked:
     png = base64.b64decode(value["adversarial"]["image"].partition(",")[2])
     seen = {"clean": _prediction(value["clean"]), "adversarial": _prediction(value["adversarial"])}
-    return Attacked(**{**value, **seen, "pixels": decode(png)})
+    pixels = decode(png)  # RGB, whatever the file is
+    if png[_COLOUR_TYPE] == _GREY:
+        pixels = pixels[:, :, :1]
+    return Attacked(**{**value, **seen, "pixels": pixels})
 
 
 def _served_model(value: Mapping[str, Any]) -> ServedModel:

@@ -1,5 +1,6 @@
 """Small real models for every test that needs one: built with onnx, run by ONNX Runtime, no training."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from dra_serve.gradient_graph import differentiate
 from dra_serve.model_folder import ModelConfig, write_config, write_receipts, write_sums
 
-# The same examples in every run, so that a red run can be run again; a search for new ones is
-# `pytest --hypothesis-profile=default`. No deadline: two shared cores make one meaningless.
+# "repeatable": the same examples in every run, so that a red run can be run again; "search" looks for new
+# ones, many. No deadline: two shared cores make one meaningless.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 CLASSES = ("cat", "dog", "ship", "truck")
 

@@ -41,14 +41,18 @@ class _Later:
         await self.app(scope, receive, send)
 
 
-class _HealthIsOurs:
-    """BentoML answers /livez and /readyz before any mounted app, in plain text; ours answer JSON."""
+_BENTOML = ("/livez", "/readyz", "/healthz", "/schema.json")
+"""What BentoML answers before any mounted app: health in plain text, and a schema of none of our routes."""
+
+
+class _RoutesAreOurs:
+    """Ours answer there instead: /livez and /readyz in JSON, the others as any path that is not there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] in ("/livez", "/readyz")
+        ours = scope["type"] == "http" and scope["path"] in _BENTOML
         await (_later if ours else self._app)(scope, receive, send)
 
 
@@ -86,4 +90,4 @@ Service = bentoml.service(
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )(bentoml.asgi_app(_later, path="/")(_Dra))
-Service.add_asgi_middleware(_HealthIsOurs)
+Service.add_asgi_middleware(_RoutesAreOurs)

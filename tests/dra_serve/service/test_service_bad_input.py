@@ -191,6 +191,8 @@ def test_a_body_over_the_limit_is_refused_declared_or_not(server: Server) -> Non
         ("GET", "/nothing", 404, None),
         ("GET", "/v1/", 404, None),
         ("GET", "/docs.json", 404, None),
+        ("GET", "/healthz", 404, None),  # BentoML's own
+        ("GET", "/schema.json", 404, None),
         ("GET", "/static_content/index.html", 404, None),
         ("GET", "/%00/../../etc/passwd", 404, None),
         ("POST", "/v1/models/x", 404, None),
