@@ -94,3 +94,31 @@ def backend(request: pytest.FixtureRequest, tiny_onnx: Callable[..., onnx.ModelP
 def linear() -> Callable[..., LinearClassifier]:
     """Return make(W (K, D), b (K,), input_shape), a NumPy classifier that counts its calls."""
     return LinearClassifier
+
+
+class ScriptedClassifier:
+    """Says [1, 0] of every image, with the losses and gradients of a script; keeps the images it is shown."""
+
+    classes, has_gradient = ("0", "1"), True
+
+    def __init__(self, losses: list[float], grads: list[np.ndarray]) -> None:
+        self.script = list(zip(losses, grads, strict=True))
+        self.input_shape = grads[0].shape
+        self.asked: list[np.ndarray] = []  # by loss_and_grad, one image a call
+        self.last: np.ndarray | None = None  # by logits
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        self.last = x
+        return np.tile(np.array([1, 0], np.float32), (len(x), 1))
+
+    def loss_and_grad(self, x: np.ndarray, y: Any, loss: str = "ce", target: Any = None) -> tuple[Any, ...]:
+        value, grad = self.script[len(self.asked)]
+        self.asked.append(x[0])
+        logits = np.tile(np.array([1, 0], np.float32), (len(x), 1))
+        return logits, np.full(len(x), value, np.float32), np.stack([grad] * len(x)).astype(np.float32)
+
+
+@pytest.fixture
+def scripted() -> Callable[..., ScriptedClassifier]:
+    """Return make(losses, grads): a classifier that answers one image as told, call after call."""
+    return ScriptedClassifier
