@@ -18,7 +18,7 @@ TORCH ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu --
 TYPED := dra_serve app training export benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format dist bench docs clean
+.PHONY: help run test check format docs golden dist bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +39,11 @@ format: $(VENV)/.test ## rewrite the sources in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.serve ## rewrite the tables that are generated from receipts
+docs: $(VENV)/.serve ## rewrite the tables that are generated from receipts, and the receipt's schema
 	$(BIN)/python -m docs.tables
+
+golden: $(VENV)/.test ## measure the golden robust accuracies of the bundled pair again; review the diff
+	$(BIN)/python -m tests.golden.robust_accuracy
 
 dist: $(VENV)/.test ## wheel and sdist in dist/
 	rm -rf dist
