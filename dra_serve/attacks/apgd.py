@@ -212,11 +212,8 @@ class _Point:
 
     def where(self, mine: Array, other: "_Point") -> "_Point":
         """Return these where `mine` (n,) holds, the other's elsewhere."""
-        return _Point(
-            choose(mine, self.x_adv, other.x_adv),
-            choose(mine, self.loss, other.loss),
-            choose(mine, self.grad, other.grad),
-        )
+        fields = ((point.x_adv, point.loss, point.grad) for point in (self, other))
+        return _Point(*choose(mine, *fields))
 
 
 def _step(

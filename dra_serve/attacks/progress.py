@@ -1,6 +1,6 @@
 """The books of an iterative attack: the best image so far, and who still needs work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
@@ -92,11 +92,12 @@ class Progress:
 
     def record(self, logits: Array, loss: Array, *, steps_done: int) -> None:
         """Judge the open images' current iterate, reached after `steps_done` steps."""
-        reached, had = self.goal.reached(logits), self._fooled
-        better = (reached & ~had) | ((reached == had) & (loss > self._best_loss))
-        self._best_x = choose(better, self.x_adv, self._best_x)
-        self._best_loss = choose(better, loss, self._best_loss)
-        self._fooled = had | reached
+        reached, had, higher = self.goal.reached(logits), self._fooled, loss > self._best_loss
+        if self._stop_on_success:  # then nobody open had been fooled
+            better, self._fooled = reached | higher, reached
+        else:
+            better, self._fooled = (reached & ~had) | ((reached == had) & higher), had | reached
+        self._best_x, self._best_loss = choose(better, (self.x_adv, loss), (self._best_x, self._best_loss))
         self._recorded = steps_done
         if self._watched:
             for kept, new in zip(self._now, (self.x_adv, logits, loss), strict=True):
@@ -149,11 +150,11 @@ class Progress:
         self._steps_done[self._open] = self._recorded
 
 
-def choose(mine: Array, a: Array, b: Array) -> Array:
-    """Return a's rows where `mine` (n,) holds, b's elsewhere; all of one are that one itself, not a copy."""
+def choose(mine: Array, these: Sequence[Array], others: Sequence[Array]) -> list[Array]:
+    """Return these arrays' rows where `mine` (n,) holds, the others' elsewhere. No copy if all are of one."""
     xp = array_namespace(mine)
-    if bool(xp.all(mine)):
-        return a
-    if not bool(xp.any(mine)):
-        return b
-    return xp.where(xp.reshape(mine, (mine.shape[0],) + (1,) * (a.ndim - 1)), a, b)
+    count = int(xp.count_nonzero(mine))
+    if count in (0, mine.shape[0]):
+        return list(these if count else others)
+    masks = (xp.reshape(mine, (mine.shape[0],) + (1,) * (a.ndim - 1)) for a in these)
+    return [xp.where(mask, a, b) for mask, a, b in zip(masks, these, others, strict=True)]
