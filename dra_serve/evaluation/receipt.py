@@ -73,13 +73,23 @@ class Bits(_Strict):
     robust_8bit: str
 
 
+class ClassCount(_Strict):
+    """Of one class: how many images, how many right when clean and right after every attack."""
+
+    name: str
+    n: NonNegativeInt
+    clean: NonNegativeInt
+    robust: NonNegativeInt
+
+
 class Receipt(_Strict):
     """What a receipt holds. Accuracies are shares; robust counts an image that is right before and after.
 
     suite: its name, or null for a single attack. attacks: in order, each on those that the ones before
     left. norm: of all of them; eps: the largest radius, in units of x; robust_accuracy is at that radius,
-    and the attacks at smaller ones give the curve. wilson_95: of robust_accuracy. seconds: of computing,
-    over all shards. commit: with a plus if the checkout had changes.
+    and the attacks at smaller ones give the curve. wilson_95: of robust_accuracy. by_class: in the
+    model's order; null in what was a receipt of version 1. seconds: of computing, over all shards.
+    commit: with a plus if the checkout had changes.
     """
 
     schema_version: Literal[2]
@@ -97,6 +107,7 @@ class Receipt(_Strict):
     robust_accuracy: Share
     robust_accuracy_8bit: Share
     wilson_95: tuple[Share, Share]
+    by_class: tuple[ClassCount, ...] | None = None
     outcomes: Bits
     packages: dict[str, str]
     commit: str | None
@@ -131,6 +142,12 @@ class Receipt(_Strict):
 
     @model_validator(mode="after")
     def _said_twice_is_said_alike(self) -> "Receipt":
+        if self.by_class is not None:
+            shares = (1.0, self.clean_accuracy, self.robust_accuracy)
+            for kind, share in zip(("n", "clean", "robust"), shares, strict=True):
+                total = sum(getattr(count, kind) for count in self.by_class)
+                if total != round(share * self.n):
+                    raise ValueError(f"by_class: {kind} {total} in all, not {round(share * self.n)}")
         if self.images != "all" and self.images.first != self.n:
             raise ValueError(f"images.first: {self.images.first}, but n is {self.n}")
         radii = [run.arguments.get("eps") for run in self.attacks]
@@ -149,7 +166,7 @@ def build_receipt(
     *,
     model: str,
     model_sha256: str,
-    classes: int,
+    classes: Sequence[str],
     subset_seed: int,
     seconds: float | None = None,
     gradient_sha256: str | None = None,
@@ -157,10 +174,10 @@ def build_receipt(
 ) -> dict[str, Any]:
     """Return the receipt of one evaluation as JSON values (DESIGN 3.8), checked against its own schema.
 
-    classes: how many the model has. seconds: by default those that the outcomes took. gradient_sha256: of
-    the gradient graph, for a model that is ONNX files. warnings: such as `diagnosis.warnings_for` finds,
-    beside those that follow from the plan and the outcomes; each "name: sentence", one a name, the name
-    an anchor in docs/evaluation.md.
+    classes: the model's names, in order. seconds: by default those that the outcomes took.
+    gradient_sha256: of the gradient graph, for a model that is ONNX files. warnings: such as
+    `diagnosis.warnings_for` finds, beside those that follow from the plan and the outcomes; each
+    "name: sentence", one a name, the name an anchor in docs/evaluation.md.
     """
     n = len(images.y)
     if not outcomes.complete:
@@ -186,6 +203,15 @@ def build_receipt(
         "robust_accuracy": float(outcomes.robust.mean()),
         "robust_accuracy_8bit": float(outcomes.robust_8bit.mean()),
         "wilson_95": wilson(int(outcomes.robust.sum()), n),
+        "by_class": [
+            {
+                "name": name,
+                "n": int(of_it.sum()),
+                "clean": int(outcomes.clean[of_it].sum()),
+                "robust": int(outcomes.robust[of_it].sum()),
+            }
+            for name, of_it in ((name, images.y == label) for label, name in enumerate(classes))
+        ],
         "outcomes": {
             "clean": pack(outcomes.clean),
             "after": [pack(column) for column in outcomes.after],
@@ -195,7 +221,7 @@ def build_receipt(
         "commit": commit(),
         "hardware": hardware(),
         "seconds": round(outcomes.seconds if seconds is None else seconds, 1),
-        "warnings": _one_a_name([*plan.warnings, *_warnings(outcomes, plan, classes), *warnings]),
+        "warnings": _one_a_name([*plan.warnings, *_warnings(outcomes, plan, len(classes)), *warnings]),
     }
     return Receipt.model_validate(receipt).model_dump(mode="json")
 

@@ -34,7 +34,7 @@ def receipt_of(model, images, outcomes, **facts):
         model="tiny",
         model_sha256=model.sha256,
         gradient_sha256=model.gradient_sha256,
-        classes=4,
+        classes=model.classes,
         subset_seed=0,
         **facts,
     )
@@ -83,6 +83,17 @@ def test_each_image_has_its_fate(receipt, outcomes) -> None:
     assert curve(receipt) == [(2 / 255, outcomes.after[0].sum()), (8 / 255, outcomes.after[1].sum())]
 
 
+def test_each_class_has_its_count(receipt, images, outcomes, model) -> None:
+    assert [count["name"] for count in receipt["by_class"]] == list(model.classes)
+    for label, count in enumerate(receipt["by_class"]):
+        of_it = images.y == label
+        assert count["n"] == of_it.sum()
+        assert (count["clean"], count["robust"]) == (
+            outcomes.clean[of_it].sum(),
+            outcomes.robust[of_it].sum(),
+        )
+
+
 def test_a_receipt_survives_its_file(receipt, tmp_path) -> None:
     path = tmp_path / "receipt.json"
     path.write_text(json.dumps(receipt))
@@ -95,7 +106,7 @@ def version_1(receipt):
     """Return a receipt of one attack as the release before wrote it."""
     run = receipt["attacks"][-1]
     beside = ("norm", "eps", "seed")
-    old = {key: value for key, value in receipt.items() if key not in ("suite", "attacks")}
+    old = {key: value for key, value in receipt.items() if key not in ("suite", "attacks", "by_class")}
     outcomes = {key: value for key, value in receipt["outcomes"].items() if key != "after"}
     return old | {
         "schema_version": 1,
@@ -113,12 +124,12 @@ def test_a_receipt_of_version_1_reads_as_version_2(model, images, tmp_path) -> N
         make_plan(model.input_shape, **one),
         model="tiny",
         model_sha256=model.sha256,
-        classes=4,
+        classes=model.classes,
         subset_seed=0,
     )
     path = tmp_path / "receipt.json"
     path.write_text(json.dumps(version_1(new)))
-    assert read_receipts(path) == [new]
+    assert read_receipts(path) == [new | {"by_class": None}]
     path.write_text(json.dumps(version_1(new) | {"robust_accuracy": 0.99}))
     with pytest.raises(UserError, match=r"receipt\.json: robust_accuracy: 0\.99, but"):
         read_receipts(path)
@@ -152,6 +163,8 @@ def test_warnings_of_others_join_its_own(model, images, outcomes) -> None:
         ("norm", "l2"),
         ("attacks", []),
         ("suite", 3),
+        ("by_class", [{"name": "cat", "n": 40, "clean": 40, "robust": 0}]),
+        ("by_class", []),
         ("verified", True),
         ("schema_version", 3),
     ],

@@ -114,7 +114,7 @@ def test_without_gradients_square_stands_in_and_that_is_said(tiny_onnx_folder, i
     outcomes = evaluate(blind, images, suite="fast", eps=0.05)
     assert outcomes.clean.sum() - outcomes.robust.sum() > 0
     receipt = build_receipt(
-        outcomes, images, plan, model="blind", model_sha256=blind.sha256, classes=4, subset_seed=0
+        outcomes, images, plan, model="blind", model_sha256=blind.sha256, classes=blind.classes, subset_seed=0
     )
     assert receipt["suite"] is None
     assert receipt["warnings"][0].startswith("no-gradient: the model has no gradients, so the black-box")
