@@ -172,7 +172,7 @@ def _run(
             model=classifier.name,
             model_sha256=classifier.sha256,
             gradient_sha256=classifier.gradient_sha256,
-            classes=len(classifier.classes),
+            classes=classifier.classes,
             subset_seed=subset_seed,
             warnings=_suspicions(classifier, images, plan),
         )
