@@ -7,6 +7,9 @@ A block that is run carries a marker on the line above its fence:
     <!-- run: checkout -->    needs the training extra and a checkout
 
     python -m docs.readme served --port 3100    # prints those commands, for `bash`
+
+The example images are chosen anew with each bundled pair (`export/write_examples.py`), so their names
+follow the files that are there: `make docs` writes them.
 """
 
 import argparse
@@ -14,9 +17,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+EXAMPLES = ROOT / "dra_serve" / "bundled" / "examples"
 PORT = 3000  # the port that the README's commands name
 
+_EXAMPLE = re.compile(r"cifar10-test-\d{4}-(?P<shows>[a-z]+)\.png")
 _FENCE = re.compile(
     r"(?:^<!-- run: (?P<needs>\w+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -44,6 +50,14 @@ def blocks(needs: str | None = None, *, readme: Path = README) -> list[Block]:
         for fence in _FENCE.finditer(readme.read_text(encoding="utf-8"))
     ]
     return found if needs is None else [block for block in found if block.needs == needs]
+
+
+def name_examples(page: str, *, examples: Path = EXAMPLES) -> str:
+    """Return `page` naming each bundled example as the file of its class is; KeyError if there is none."""
+    there = {
+        match["shows"]: path.name for path in examples.iterdir() if (match := _EXAMPLE.fullmatch(path.name))
+    }
+    return _EXAMPLE.sub(lambda match: there[match["shows"]], page)
 
 
 def main() -> None:
