@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dra_serve.errors import BadRequest
+from dra_serve.source_options import Source, takes_source
 
 if TYPE_CHECKING:
+    from dra_serve.classifier import Model
     from dra_serve.evaluation.data import LabelledImages
     from dra_serve.evaluation.diagnosis import Case, Finding
-    from dra_serve.onnx_classifier import OnnxClassifier
 
 EXAMPLES = Path(__file__).parent.parent / "bundled" / "examples"
 IMAGES = 64  # looked at, if nobody says otherwise: faults of a model show on any images
@@ -46,10 +47,15 @@ class Report:
         return fields | {"sound": not self.warnings, "checks": checks}
 
 
+@takes_source
 def doctor_command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, bundled:NAME, .onnx file or Hub id.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model folder, bundled:NAME, .onnx file, Hub id or module:function."
+        ),
     ],
+    source: Source,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -72,9 +78,7 @@ def doctor_command(
     Exit code 0: sound, as far as these checks see. 1: at least one warning, explained in
     docs/evaluation.md. 2: the input cannot be used.
     """
-    from dra_serve.loading import load
-
-    classifier = load(model)
+    classifier = source.load_any(model)
     in_force = _threat(classifier, norm, eps, seed)
     images = find_images(data, classifier, n=n, seed=seed)
     report = examine(classifier, images, **in_force)
@@ -86,9 +90,7 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def examine(
-    model: "OnnxClassifier", images: "LabelledImages", *, norm: str, eps: float, seed: int = 0
-) -> Report:
+def examine(model: "Model", images: "LabelledImages", *, norm: str, eps: float, seed: int = 0) -> Report:
     """Return the report of every check on all these images, and of the receipts the model comes with.
 
     Raises BadRequest for images that do not fit the model.
@@ -115,7 +117,7 @@ def examine(
 
 
 def find_images(
-    data: Path | None, model: "OnnxClassifier", *, n: int | None = None, seed: int = 0
+    data: Path | None, model: "Model", *, n: int | None = None, seed: int = 0
 ) -> "LabelledImages":
     """Return a seeded random choice of n images (default: 64, or all if there are fewer).
 
@@ -130,8 +132,8 @@ def find_images(
     return read(n=min(IMAGES, read().total) if n is None else n, seed=seed)
 
 
-def examples(model: "OnnxClassifier", *, n: int | None = None, seed: int = 0) -> "LabelledImages":
-    """Return the package's ten images of CIFAR-10, or n of them: one a class, in the classes' order.
+def examples(model: "Model", *, n: int | None = None, seed: int = 0) -> "LabelledImages":
+    """Return the package's ten images of CIFAR-10, or n of them: one a class, named `...-CLASS.png`.
 
     Raises BadRequest for a model of other images.
     """
@@ -141,16 +143,18 @@ def examples(model: "OnnxClassifier", *, n: int | None = None, seed: int = 0) ->
     from dra_serve.images import decode
 
     files = sorted(EXAMPLES.glob("*.png"))
-    names = tuple(file.stem.rpartition("-")[2] for file in files)
+    labels = [file.stem.rpartition("-")[2] for file in files]
+    names = tuple(sorted(set(labels)))  # CIFAR-10's order is the alphabet's
+    y = np.array([names.index(label) for label in labels])
     x = np.stack([decode(file.read_bytes()).transpose(2, 0, 1) for file in files])
     if model.input_shape != x.shape[1:] or len(model.classes) != len(names):
         kind = f"{len(model.classes)} classes of {' x '.join(map(str, model.input_shape))}"
         allowed = f"--data with images of the model's {kind}: the bundled examples are of CIFAR-10"
         raise BadRequest("data", given=None, allowed=allowed)
-    return LabelledImages.of(x, np.arange(len(names)), name="bundled examples", n=n, seed=seed, classes=names)
+    return LabelledImages.of(x, y, name="bundled examples", n=n, seed=seed, classes=names)
 
 
-def _threat(model: "OnnxClassifier", norm: str | None, eps: str | None, seed: int) -> dict[str, Any]:
+def _threat(model: "Model", norm: str | None, eps: str | None, seed: int) -> dict[str, Any]:
     """Return norm, eps and seed in force: as given, else what the model was trained for, else linf 8/255."""
     from dra_serve.attacks.norms import get_norm
     from dra_serve.attacks.parameters import MAX_SEED, radius_within
@@ -158,10 +162,11 @@ def _threat(model: "OnnxClassifier", norm: str | None, eps: str | None, seed: in
 
     trained = model.config.threat if model.config else None
     norm = norm or (trained.norm if trained else "linf")
+    largest = get_norm(norm).largest(model.input_shape)
     if eps is None and trained and trained.norm != norm:
         raise BadRequest("eps", given=None, allowed=f"a radius for {norm}: the model is for {trained.norm}")
     given = eps if eps is not None else (trained.eps if trained else "8/255")
-    radius = radius_within(given, get_norm(norm).largest(model.input_shape), field="eps")
+    radius = radius_within(given, largest, field="eps")
     if radius <= 0:
         raise BadRequest("eps", given=given, allowed="above 0: at 0 there is nothing to attack")
     return {"norm": norm, "eps": radius, "seed": check_integer(seed, 0, MAX_SEED, field="seed")}

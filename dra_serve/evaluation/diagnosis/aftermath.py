@@ -51,7 +51,9 @@ def claims(receipts: Iterable[Mapping[str, Any]]) -> Measured:
     if not widths:
         return Measured("no receipt with this model", False)
     worst = [m for m in widths if m.fault] or widths
-    return Measured(f"{len(widths)} receipts; {worst[0].text}", worst[0].fault)
+    return Measured(
+        f"{len(widths)} receipt{'' if len(widths) == 1 else 's'}; {worst[0].text}", worst[0].fault
+    )
 
 
 def _black_box_gains(runs: Sequence[tuple[str, int]], n: int) -> list[str]:
