@@ -3,23 +3,28 @@
     python -m docs.tables            # rewrite what lies between the markers, and the receipt's schema
     python -m docs.tables --check    # exit 1 where a page is stale
 
-A page asks for a table with `<!-- table:bundled -->` and ends it with `<!-- /table:bundled -->`.
+A page asks for a table with `<!-- table:bundled -->` and ends it with `<!-- /table:bundled -->`; for a few
+words within a sentence with `<!-- words:headline -->` and `<!-- /words:headline -->`.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dra_serve.evaluation import paired_difference
-from dra_serve.evaluation.receipt import robust, schema
+from docs.plots import line_chart
+from docs.readme import name_examples
+from dra_serve.attacks.norms import format_radius
+from dra_serve.evaluation import paired_difference, wilson
+from dra_serve.evaluation.receipt import curve, robust, schema
 from dra_serve.receipts import attack_name, same_run, title, upgraded
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/results.md")
+PLOT = "docs/accuracy-against-eps.svg"
 SCHEMA = "docs/receipt.schema.json"
 MODELS = {
     "`bundled:dra`": ROOT / "dra_serve" / "bundled" / "dra",
@@ -105,22 +110,123 @@ def _training_note(name: str, config: dict[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"bundled": bundled}
+def headline(folder: Path = MODELS["`bundled:dra`"]) -> str:
+    """Return the hardest measurement of a model within its threat model, with its conditions, in words.
 
-
-def fill(page: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
-    """Return `page` with the text between each pair of markers replaced by its table.
-
-    Raises KeyError for a marker that names no table: a typo must not leave an old table standing.
+    Hardest is the lowest robust accuracy among the receipts of the most images.
     """
-    pattern = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
-    return pattern.sub(lambda match: f"{match[1]}{tables[match[2]]()}\n{match[3]}", page)
+    config, receipts = _read(folder)
+    threat = f"{config['threat']['norm']} {config['threat']['eps']}"
+    within = [receipt for receipt in receipts if title(receipt).endswith(f", {threat}")]
+    if not within:
+        return "not measured yet"
+    hardest = max(within, key=lambda receipt: (receipt["n"], -receipt["robust_accuracy"]))
+    data = {"cifar10": "CIFAR-10"}.get(hardest["data"]["name"], hardest["data"]["name"])
+    return (
+        f"{_percent(hardest['robust_accuracy'])} of {data}'s test images right under {title(hardest)} "
+        f"(n = {hardest['n']:,})"
+    )
+
+
+def attacks(folders: dict[str, Path] = MODELS) -> str:
+    """Return what each attack left, a row a receipt of more than one attack at its largest radius."""
+    rows = []
+    for name, receipt in _all(folders):
+        n = receipt["n"]
+        runs = [run for run in receipt["attacks"] if run["arguments"]["eps"] == receipt["eps"]]
+        if len(runs) > 1:
+            left = ", ".join(f"{run['name']} {_percent(run['robust'] / n)}" for run in runs)
+            clean = _percent(receipt["clean_accuracy"])
+            rows.append(f"| {name} | {title(receipt)} | {n:,} | {clean} | {left} |")
+    head = "| model | suite | n | clean | left after |\n|---|---|---|---|---|"
+    return "\n".join([head, *rows]) if rows else "No receipt of a suite of several attacks yet."
+
+
+def curves(folders: dict[str, Path] = MODELS) -> str:
+    """Return accuracy against eps, a row a radius of each receipt that has several, below the plot."""
+    rows = []
+    for name, receipt in _with_curve(folders):
+        n = receipt["n"]
+        for eps, right in curve(receipt):
+            low, high = map(_percent, wilson(right, n))
+            cells = (name, f"{attack_name(receipt)}, {receipt['norm']}", f"{n:,}", format_radius(eps))
+            rows.append(f"| {' | '.join(cells)} | {_percent(right / n)} ({low} to {high}) |")
+    if not rows:
+        return "No receipt over several radii yet."
+    image = f"![accuracy against eps]({Path(PLOT).name})\n"
+    head = "| model | attacks | n | eps | robust (95 % interval) |\n|---|---|---|---|---|"
+    return "\n".join([image, head, *rows])
+
+
+def plot(folders: dict[str, Path] = MODELS) -> str:
+    """Return the plot of every curve in linf as SVG; "" if there is none. Radius 0 is the clean accuracy."""
+    series, ticks = {}, {0.0: "0"}
+    for name, receipt in _with_curve(folders):
+        if receipt["norm"] == "linf":
+            points = [(eps, right / receipt["n"]) for eps, right in curve(receipt)]
+            key = f"{name.strip('`')}, {receipt['suite'] or attack_name(receipt)}"
+            series[key] = [(0.0, receipt["clean_accuracy"]), *points]
+            ticks |= {eps: format_radius(eps) for eps, _ in points}
+    label = "eps (linf, pixels in [0, 1])"
+    return line_chart(series, x_label=label, y_label="accuracy", x_ticks=ticks) if series else ""
+
+
+def classes(folders: dict[str, Path] = MODELS) -> str:
+    """Return the robust accuracy of each class, a row a receipt that has it; all models have one data set."""
+    found = [(name, receipt) for name, receipt in _all(folders) if receipt.get("by_class")]
+    if not found:
+        return "No receipt with classes yet."
+    names = [count["name"] for count in found[0][1]["by_class"]]
+    head = f"| model | attack | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}"
+    rows = [
+        f"| {name} | {title(receipt)} | " + " | ".join(_share(count) for count in receipt["by_class"]) + " |"
+        for name, receipt in found
+        if [count["name"] for count in receipt["by_class"]] == names
+    ]
+    return "\n".join([head, *rows])
+
+
+def _share(count: dict[str, Any]) -> str:
+    return _percent(count["robust"] / count["n"]) if count["n"] else "none"
+
+
+def _all(folders: dict[str, Path]) -> Iterator[tuple[str, Receipt]]:
+    for name, folder in folders.items():
+        if (folder / "results.json").is_file():
+            yield from ((name, receipt) for receipt in _read(folder)[1])
+
+
+def _with_curve(folders: dict[str, Path]) -> list[tuple[str, Receipt]]:
+    return [(name, receipt) for name, receipt in _all(folders) if len(curve(receipt)) > 1]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "bundled": bundled,
+    "attacks": attacks,
+    "curves": curves,
+    "classes": classes,
+}
+WORDS: dict[str, Callable[[], str]] = {"headline": headline}
+
+
+def fill(
+    page: str, tables: dict[str, Callable[[], str]] = TABLES, words: dict[str, Callable[[], str]] = WORDS
+) -> str:
+    """Return `page` with what lies between each pair of markers replaced by its table or words.
+
+    Raises KeyError for a marker that names none: a typo must not leave an old table standing.
+    """
+    table = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+    page = table.sub(lambda match: f"{match[1]}{tables[match[2]]()}\n{match[3]}", page)
+    inline = re.compile(r"(<!-- words:(\w+) -->).*?(<!-- /words:\2 -->)", re.DOTALL)
+    return inline.sub(lambda match: f"{match[1]}{words[match[2]]()}{match[3]}", page)
 
 
 def generated() -> dict[str, str]:
-    """Return the text that each generated file should have: pages with their tables, and the schema."""
-    files = {name: fill((ROOT / name).read_text(encoding="utf-8")) for name in PAGES}
-    return files | {SCHEMA: json.dumps(schema(), indent=2) + "\n"}
+    """Return the text that each generated file should have: pages with their figures, and the schema."""
+    files = {name: name_examples(fill((ROOT / name).read_text(encoding="utf-8"))) for name in PAGES}
+    drawn = {PLOT: svg} if (svg := plot()) else {}
+    return files | drawn | {SCHEMA: json.dumps(schema(), indent=2) + "\n"}
 
 
 def main() -> int:

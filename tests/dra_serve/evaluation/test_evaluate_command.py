@@ -36,6 +36,7 @@ def with_flipped_outcome(receipt):
     robust[np.flatnonzero(robust)[0]] = False
     return receipt | {
         "attacks": [receipt["attacks"][0] | {"robust": int(robust.sum())}],
+        "by_class": None,
         "robust_accuracy": robust.mean(),
         "wilson_95": wilson(int(robust.sum()), N),
         "outcomes": receipt["outcomes"] | {"after": [pack(robust)]},
