@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dra_serve.errors import BadRequest, DraServeError, UserError
 from dra_serve.evaluation.command import evaluate_command
+from dra_serve.evaluation.doctor import doctor_command
 
 if TYPE_CHECKING:
     from dra_serve.onnx_classifier import OnnxClassifier
@@ -182,6 +183,7 @@ def models(
 app.command("evaluate", epilog="Example: dra-serve evaluate bundled:dra --data cifar10 -n 500")(
     evaluate_command
 )
+app.command("doctor", epilog="Example: dra-serve doctor bundled:dra --data cifar10")(doctor_command)
 
 
 @app.command(epilog="Example: dra-serve push runs/cifar10-tiny-dra-s0/model org/cifar10-tiny-dra")
