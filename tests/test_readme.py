@@ -1,11 +1,12 @@
 """The README is true: what it says to type is typed, and what it names is there.
 
 Run as written, on another port than 3000: the requests against a server started by `dra-serve serve`,
-the Python lines, the command lines of the package. Training, export and push take minutes or an
-account: of those, every command and option is checked here, and the work itself by the
-tests of their rooms. `make run` from nothing is CI's (.ci/run).
+the Python lines, the command lines of the package. Training, evaluation, export and push run as written
+but for what makes them short (fewer epochs and images, a small teacher) and a Hub of the test's own;
+training on CIFAR-10 alone is checked for its options only. `make run` from nothing is CI's (.ci/run).
 """
 
+import json
 import os
 import re
 import shlex
@@ -17,12 +18,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from docs.readme import Block, blocks
+from tests.dra_serve.hub.hub_server import TOKEN, running_hub
 from training.recipes.classifier import RECIPES
 from training.recipes.options import override
 
@@ -101,13 +105,76 @@ def test_python_lines_run(block: Block) -> None:
     assert "->" in done.stdout
 
 
-NOT_RUN = [
+FROM_THE_CHECKOUT = [
     command
     for block in blocks()
     if block.language == "console" and block.needs in (None, "checkout")
     for command in block.commands()
     if command.startswith(".venv/bin/")
 ]
+
+
+def test_from_training_to_the_hub_line_by_line(tmp_path: Path) -> None:
+    for room in ("training", "export", "dra_serve"):
+        (tmp_path / room).symlink_to(ROOT / room)
+    write_test_images(tmp_path / "images")
+    shorter = {
+        "train.py digits-dra": "train.py digits-dra --epochs 6",
+        "-n 500": "-n 4",
+        "../shared/data/cifar10": "images",
+        "check_onnx.py": "check_onnx.py --rounds 1",
+    }
+    lines = [line for line in FROM_THE_CHECKOUT if "train.py cifar10" not in line]
+    assert len(lines) >= 7
+    with running_hub() as hub:
+        run = partial(typed, cwd=tmp_path, hub=hub.url)
+        run(".venv/bin/python training/train_teacher.py digits-teacher --images 6400")
+        for line in lines:
+            for words, fewer in shorter.items():
+                line = line.replace(words, fewer)
+            serve_until_ready(line, cwd=tmp_path, hub=hub.url) if " serve " in line else run(line)
+    assert (tmp_path / "runs" / "digits-dra-s0" / "model" / "model.gradient.onnx").is_file()
+    assert {"model.onnx", "README.md"} <= hub.repos["org/name"].files("main").keys()
+
+
+def write_test_images(folder: Path) -> None:
+    """Write the bundled examples as CIFAR-10's test set lies on the Hub."""
+    classes = json.loads((ROOT / "dra_serve/bundled/dra/config.json").read_text(encoding="utf-8"))["classes"]
+    files = sorted((ROOT / "dra_serve/bundled/examples").glob("*.png"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    labels = [classes.index(file.stem.rpartition("-")[2]) for file in files]
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"img": images, "label": labels}), folder / "test.parquet")
+
+
+def environment(cwd: Path, hub: str) -> dict[str, str]:
+    own = {"HF_ENDPOINT": hub, "HF_TOKEN": TOKEN, "HF_HOME": str(cwd / "hf"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def typed(command: str, *, cwd: Path, hub: str) -> None:
+    here = command.replace(".venv/bin/", f"{BIN}/")
+    done = subprocess.run(
+        ["bash", "-c", here], cwd=cwd, env=environment(cwd, hub), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def serve_until_ready(command: str, *, cwd: Path, hub: str) -> None:
+    """Start what the line says, on a free port, and stop it once it says that it serves."""
+    words = [*shlex.split(command.replace(".venv/bin/", f"{BIN}/")), "--port", "0", "--no-ui"]
+    log = cwd / "serve.log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(words, cwd=cwd, env=environment(cwd, hub), stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + STARTS_WITHIN
+        while "dra-serve serves" not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=60)
 
 
 @cache
@@ -124,7 +191,7 @@ def help_of(program: str, script: str) -> str:
     return told.stdout
 
 
-@pytest.mark.parametrize("command", NOT_RUN)
+@pytest.mark.parametrize("command", FROM_THE_CHECKOUT)
 def test_command_exists_and_knows_its_options(command: str) -> None:
     program, script, *words = shlex.split(command.removeprefix(".venv/bin/"))
     listed = help_of(program, script)
