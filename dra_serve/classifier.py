@@ -39,6 +39,21 @@ class Classifier(Protocol):
         ...
 
 
+class Model(Classifier, Protocol):
+    """A classifier that knows where it comes from: what an evaluation takes, and writes into its receipt.
+
+    sha256: of the file, or of a torch network's parts and weights. config: the model folder's, or None.
+    notes: what was assumed of someone else's model.
+    """
+
+    name: str
+    sha256: str
+    gradient_sha256: str | None
+    config: Any
+    receipts: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One image's answer. score: softmax probability in [0, 1]; top: best first."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
@@ -20,10 +20,10 @@ from dra_serve.bring_your_own.declaration import Declared
 from dra_serve.errors import BadRequest
 
 if TYPE_CHECKING:
-    from dra_serve.bring_your_own.torch_module import TorchModule
+    from dra_serve.classifier import Model
     from dra_serve.onnx_classifier import OnnxClassifier
 
-    Model: TypeAlias = OnnxClassifier | TorchModule
+AnyModel = TypeVar("AnyModel", bound="Model")
 
 _PANEL = "Your own .onnx file: declared once, kept beside it"
 
@@ -34,22 +34,32 @@ class Source:
 
     declared: Declared = field(default_factory=lambda: Declared())
 
-    def load(self, model: str) -> "Model":
-        """Return the model, `module:function` included, and say on stderr what was assumed of it."""
-        from dra_serve.bring_your_own.torch_module import is_function, load_function
+    def load(self, model: str) -> "OnnxClassifier":
+        """Return the model, and say on stderr what was assumed of it. Raises BadRequest."""
+        from dra_serve.bring_your_own.torch_module import is_function
         from dra_serve.loading import load
 
-        loaded: Model
         if is_function(model):
-            if others := sorted({*self.declared} - {"input_size"}):
-                allowed = "with an .onnx file alone: a torch module does this itself"
-                raise BadRequest(others[0], given=model, allowed=allowed)
-            loaded = load_function(model, self.declared.get("input_size"))
-        else:
-            loaded = load(model, **self.declared)
-        if loaded.notes:
-            print(f"{loaded.name}: {'; '.join(loaded.notes)}", file=sys.stderr)
-        return loaded
+            allowed = "an ONNX model; module:function is for evaluate and doctor"
+            raise BadRequest("MODEL", given=model, allowed=allowed)
+        return _said(load(model, **self.declared))
+
+    def load_any(self, model: str) -> "Model":
+        """Return the model, `module:function` too, and say on stderr what was assumed of it."""
+        from dra_serve.bring_your_own.torch_module import is_function, load_function
+
+        if not is_function(model):
+            return self.load(model)
+        if others := sorted({*self.declared} - {"input_size"}):
+            allowed = "with an .onnx file alone: a torch module does this itself"
+            raise BadRequest(others[0], given=model, allowed=allowed)
+        return _said(load_function(model, self.declared.get("input_size")))
+
+
+def _said(model: AnyModel) -> AnyModel:
+    if model.notes:
+        print(f"{model.name}: {'; '.join(model.notes)}", file=sys.stderr)
+    return model
 
 
 OPTIONS: dict[str, Any] = {

@@ -36,9 +36,9 @@ class TorchModule:
     """
 
     has_gradient = True
-    config = None
+    config: Any = None
     receipts: tuple[dict[str, Any], ...] = ()
-    gradient_sha256 = None
+    gradient_sha256: str | None = None
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from dra_serve.bring_your_own.declaration import beside
 from dra_serve.bring_your_own.slope import measure_slope
 from dra_serve.errors import BadRequest, ModelFolderError
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.source_options import Source, parse
 
 SIZE, CLASSES = (12, 10), 5
 MEAN, STD = (103.9, 116.8, 123.7), (57.4, 57.1, 58.4)
@@ -341,3 +342,79 @@ def test_a_file_that_is_no_image_classifier(tmp_path):
         dra_serve.load(saved([1, 3, 4, 4], TensorProto.INT64))
     with pytest.raises(BadRequest, match="UINT8 into"):
         dra_serve.load(saved([1, 3, 4, 4], TensorProto.UINT8))
+
+
+def test_the_command_line_declares_and_says_so_in_one_line(foreign, tmp_path):
+    from dra_serve.images import encode_png
+
+    image = tmp_path / "one.png"
+    image.write_bytes(encode_png((255 * images(1)[0].transpose(1, 2, 0)).astype(np.uint8)))
+    options = "--layout NHWC --channels bgr --range 255 --mean 103.9,116.8,123.7 --std 57.4,57.1,58.4"
+
+    def predict(*more):
+        command = [sys.executable, "-m", "dra_serve.cli", "predict", str(foreign[0]), str(image), "--json"]
+        return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+
+    first, again, wrong = predict(*options.split()), predict(), predict("--input-size", "big")
+    assert json.loads(first.stdout) == json.loads(again.stdout)
+    assert first.stderr.count("\n") == 1
+    assert first.stderr.startswith("theirs: takes NHWC, BGR in [0, 255]")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "dra-serve: input-size: got big; allowed: HxW, such as 224x224\n",
+    )
+
+
+def write_module(folder, monkeypatch, body):
+    (folder / "theirnets.py").write_text("import torch\n" + body)
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "theirnets", raising=False)
+
+
+NETWORK = """
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.GELU(),
+                               torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+"""
+
+
+def test_a_torch_module_by_the_name_of_its_function(tmp_path, monkeypatch, capsys):
+    write_module(tmp_path, monkeypatch, NETWORK)
+    source = Source(parse(input_size="12x10"))
+    model = source.load_any("theirnets:net")
+    assert capsys.readouterr().err == (
+        "net: takes RGB in [0, 1], as every module:function does; put in evaluation mode\n"
+    )
+    network = sys.modules["theirnets"].net()
+    network.logits = network.forward
+    assert_is_the_original(model, network)
+    assert model.sha256 == source.load_any("theirnets:net").sha256
+    x = images()
+    y = model.logits(x).argmax(axis=1)
+    result = dra_serve.attack(model, x, y, eps=0.5, steps=10)
+    assert (result.loss > model.loss_and_grad(x, y)[1]).all()
+    assert measure_slope(model).error < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("def net(): return 3", "theirnets:net -> int"), ("def other(): pass", "AttributeError"),
+     ("def net(): raise OSError('no weights')", "OSError: no weights"),
+     ("def net(): return torch.nn.Conv2d(3, 5, 3)", r"giving \(2, 5, 10, 8\)"),
+     ("def net(): return torch.nn.Linear(3, 5)", "input-size: got 3x12x10")],
+)  # fmt: skip
+def test_a_function_of_another_kind_is_refused(tmp_path, monkeypatch, body, message):
+    write_module(tmp_path, monkeypatch, body)
+    with pytest.raises(BadRequest, match=message):
+        Source(parse(input_size="12x10")).load_any("theirnets:net")
+
+
+def test_a_torch_module_has_its_own_preprocessing_and_is_not_served(tmp_path, monkeypatch):
+    write_module(tmp_path, monkeypatch, NETWORK)
+    with pytest.raises(BadRequest, match=r"channels: got theirnets:net; allowed: with an \.onnx file alone"):
+        Source(parse(channels="bgr")).load_any("theirnets:net")
+    with pytest.raises(BadRequest, match="input-size: got None; allowed: HxW"):
+        Source().load_any("theirnets:net")
+    with pytest.raises(BadRequest, match="module:function is for evaluate and doctor"):
+        Source().load("theirnets:net")

@@ -30,7 +30,7 @@ def gather(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         elif indices.ndim > 1:
             after = G.sizes(node, x, axis + 1)
             flat = G("Reshape", g, [*[0] * axis, indices.size, *after])
-        return put_back(G, flat, axis, indices.reshape(-1), size)
+        return put_back(G, flat, len(G.shape[x]), axis, indices.reshape(-1), size)
 
     return [share]
 

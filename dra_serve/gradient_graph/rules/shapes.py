@@ -90,7 +90,7 @@ def pad(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         for axis in np.flatnonzero(pads.any(axis=0)).tolist():
             size = size_of(G, node, x, axis)
             copied = np.pad(np.arange(size), tuple(pads[:, axis]), mode=mode)
-            result = put_back(G, result, axis, copied, size)
+            result = put_back(G, result, rank, axis, copied, size)
         return result
 
     return [share]
@@ -116,7 +116,7 @@ def slice_(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
             if step == 1:
                 pads[:, axis] = low, size - max(high, low)
             else:
-                result = put_back(G, result, axis, np.arange(size)[start:end:step], size)
+                result = put_back(G, result, rank, axis, np.arange(size)[start:end:step], size)
         return G("Pad", result, pads.reshape(-1)) if pads.any() else result
 
     return [share]
@@ -129,18 +129,29 @@ def size_of(G: Graph, node: NodeProto, name: str, axis: int) -> int:
     return size
 
 
-def put_back(G: Graph, g: str, axis: int, index: np.ndarray[Any, Any], size: int) -> str:
+def put_back(G: Graph, g: str, rank: int, axis: int, index: np.ndarray[Any, Any], size: int) -> str:
     """Return the gradient of x where y = x[index] along `axis` of `size`: what was copied is added up.
 
     A row of zeros is appended to g; each element of x gathers its copies, or that row, and sums them.
+    rank: of g and x.
     """
+    if (np.diff(index) == 1).all():  # one stretch: zeros before and after it are all that is missing
+        return _zeros_around(G, g, rank, axis, int(index[0]), size - 1 - int(index[-1]))
     copies = [np.flatnonzero(index == i) for i in range(size)]
     most = max(map(len, copies))
     if {len(c) for c in copies} == {1}:  # a permutation, as from RGB to BGR
         return G("Gather", g, np.concatenate(copies), axis=axis)
     places = np.array([[*c, *[len(index)] * (most - len(c))] for c in copies], np.int64)
-    padded = G("Pad", g, [0, 1], "", [axis])
+    padded = _zeros_around(G, g, rank, axis, 0, 1)
     return G("ReduceSum", G("Gather", padded, places, axis=axis), [axis + 1], keepdims=0)
+
+
+def _zeros_around(G: Graph, g: str, rank: int, axis: int, before: int, after: int) -> str:
+    """Pad one axis, written with the pads of every axis: where Pad names its axes, ONNX Runtime 1.32 asks
+    for indices out of range when it moves a Transpose across."""
+    pads = np.zeros((2, rank), np.int64)
+    pads[:, axis] = before, after
+    return G("Pad", g, pads.reshape(-1))
 
 
 @rule("Trilu")

@@ -385,6 +385,11 @@ SHAPES = [
     Case("Gather one", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, -1], {"i": np.array(-1)}),
     Case("Gather some, one twice", "y = Gather<axis=2>(x, i)", (3, 4, 2), lambda x, i: x[:, :, i],
          {"i": [3, 0, 3, -3]}),
+    Case("Gather one between transposes", "r = Reshape(x, s) t = Transpose<perm=[2,0,1,3]>(r) "
+         "a = Gather<axis=0>(t, zero) b = Gather<axis=0>(t, two) e = Transpose<perm=[0,2,1]>(a) "
+         "f = Transpose<perm=[0,2,1]>(b) m = Mul(e, f) y = Exp(m)", (2, 12),
+         lambda x, s, **_: (x.unflatten(2, (3, 4))[:, :, 0] * x.unflatten(2, (3, 4))[:, :, 2]).exp().mT,
+         {"s": [0, 2, 3, 4], "zero": np.array(0), "two": np.array(2)}, low=-1, high=1),
     Case("Gather by a matrix", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, i],
          {"i": [[0, 2], [2, 2]]}),
     Case("Gather a permutation", "y = Gather<axis=1>(x, i)", (3, 4), lambda x, i: x[:, [2, 0, 1]],
