@@ -20,6 +20,7 @@ from rich.table import Table
 from dra_serve.errors import BadRequest, DraServeError, UserError
 from dra_serve.evaluation.command import evaluate_command
 from dra_serve.evaluation.doctor import doctor_command
+from dra_serve.source_options import Source, takes_source
 
 if TYPE_CHECKING:
     from dra_serve.onnx_classifier import OnnxClassifier
@@ -92,16 +93,21 @@ def serve(
 
 
 @app.command(epilog="Example: dra-serve predict bundled:dra cat.png --top-k 3")
+@takes_source
 def predict(
-    model: Model, images: Images, top_k: TopK = 5, resize: Resize = False, as_json: Json = False
+    model: Model,
+    images: Images,
+    source: Source,
+    top_k: TopK = 5,
+    resize: Resize = False,
+    as_json: Json = False,
 ) -> None:
     """Classify images."""
-    from dra_serve.loading import load
     from dra_serve.service.answers import predict_pixels
     from dra_serve.service.schemas import PredictionOut
     from dra_serve.service.words import percent
 
-    classifier = load(model)
+    classifier = source.load(model)
     pixels = [_read(image, classifier, resize) for image in images]
     predictions = predict_pixels(classifier, pixels, top_k=top_k)
     if as_json:
@@ -119,9 +125,11 @@ def predict(
 
 
 @app.command(epilog="Example: dra-serve attack bundled:dra cat.png --eps 8/255 --steps 20 --out adversarial/")
+@takes_source
 def attack(
     model: Model,
     images: Images,
+    source: Source,
     name: Annotated[str, typer.Option("--attack", help="Its name, such as pgd, apgd-t or square.")] = "pgd",
     norm: Annotated[str | None, typer.Option(help="linf (default) or l2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius in units of x in [0, 1]; default 8/255.")] = None,
@@ -137,10 +145,9 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack images: the verdict is the model's answer to the image rounded to 8 bits."""
-    from dra_serve.loading import load
     from dra_serve.service.answers import AttackRequest, attack_models, check_attack
 
-    classifier = load(model)
+    classifier = source.load(model)
     options = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts}
     options |= {"queries": queries, "seed": seed}
     chosen = {key: value for key, value in options.items() if value is not None}
@@ -293,17 +300,13 @@ def _print_attacks(
 
 def _receipt_cells(receipt: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the columns of `models` after the name."""
-    from dra_serve.attacks.norms import format_radius, parse_radius
+    from dra_serve.receipts import title
 
     if receipt is None:
         return ("not measured", "", "", "", "")
-    run = receipt["attack"]
-    size = "".join(
-        f"{sign}{run[key]}" for key, sign in (("steps", "-"), ("restarts", " x ")) if run.get(key, 1) != 1
-    )
     low, high = map(_accuracy, receipt["wilson_95"])
     return (
-        f"{run['name']}{size}, {receipt['norm']} {format_radius(parse_radius(receipt['eps']))}",
+        title(receipt),
         f"{receipt['n']:,}",
         _accuracy(receipt["clean_accuracy"]),
         f"{_accuracy(receipt['robust_accuracy'])} ({low} to {high})",

@@ -71,6 +71,8 @@ class Graph:
         """Return the name of an initializer holding `value`; equal ones are stored once."""
         if isinstance(value, float):
             value = np.array(value, np.float32)
+        elif isinstance(value, np.generic):  # what NumPy makes of arithmetic on 0-d arrays
+            value = np.asarray(value)
         elif not isinstance(value, np.ndarray):
             value = np.array(value, np.int64).reshape(-1)
         key = (value.dtype.str, value.shape, value.tobytes())
