@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dra_serve.errors import BadRequest, DataMissing, UserError
+from dra_serve.source_options import Source, takes_source
 
 if TYPE_CHECKING:
+    from dra_serve.classifier import Model
     from dra_serve.evaluation.data import LabelledImages
     from dra_serve.evaluation.plan import Plan
-    from dra_serve.onnx_classifier import OnnxClassifier
+
+_MODELS = "a model folder, bundled:NAME, .onnx file, Hub id or module:function"
 
 
+@takes_source
 def evaluate_command(
+    source: Source,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A model folder, bundled:NAME, .onnx file or Hub id."),
+        typer.Argument(
+            metavar="MODEL", help="A model folder, bundled:NAME, .onnx file, Hub id or module:function."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -64,22 +71,21 @@ def evaluate_command(
     launch, or by hand in several shells) each process takes its share; the last one writes the receipt.
     """
     if verify is not None:
-        _verify(model, data, verify, state, batch, as_json=as_json)
+        _verify(model, source, data, verify, state, batch, as_json=as_json)
         return
     from dra_serve.evaluation.data import read_images
     from dra_serve.evaluation.plan import make_plan
     from dra_serve.evaluation.shards import shard_of
     from dra_serve.evaluation.words import summary
-    from dra_serve.loading import load
 
     shard_of(os.environ)
     if model is None:
-        raise BadRequest("MODEL", given=None, allowed="a model folder, bundled:NAME, .onnx file or Hub id")
+        raise BadRequest("MODEL", given=None, allowed=_MODELS)
     if keep and not Path(model).is_dir():
         raise BadRequest("keep", given=model, allowed="a model folder on this disk")
     if receipt is not None and not receipt.parent.is_dir():
         raise UserError(f"receipt: {receipt.parent}: No such folder", field="receipt")
-    classifier = load(model)
+    classifier = source.load_any(model)
     given = {
         "norm": norm,
         "eps": eps,
@@ -110,7 +116,7 @@ def evaluate_command(
     _run(classifier, images, plan, deliver, subset_seed=seed, state=state, batch=batch)
 
 
-def _find(data: Path | None, classifier: "OnnxClassifier") -> Path:
+def _find(data: Path | None, classifier: "Model") -> Path:
     """Return the data to evaluate on: as given, else where the environment says the model's data is."""
     if data is not None:
         return data
@@ -124,7 +130,7 @@ def _find(data: Path | None, classifier: "OnnxClassifier") -> Path:
 
 
 def _run(
-    classifier: "OnnxClassifier",
+    classifier: "Model",
     images: "LabelledImages",
     plan: "Plan",
     deliver: Callable[[dict[str, Any]], None],
@@ -179,7 +185,7 @@ def _run(
         deliver(receipt)
 
 
-def _suspicions(classifier: "OnnxClassifier", images: "LabelledImages", plan: "Plan") -> list[str]:
+def _suspicions(classifier: "Model", images: "LabelledImages", plan: "Plan") -> list[str]:
     """Return what a quick look at a few of the images gives reason to doubt; `doctor` looks longer."""
     from dra_serve.evaluation.data import as_float
     from dra_serve.evaluation.diagnosis import AT_MOST, warnings_for
@@ -216,6 +222,7 @@ def _keep(folder: Path, receipt: dict[str, Any]) -> None:
 
 def _verify(
     model: str | None,
+    source: Source,
     data: Path | None,
     path: Path,
     state: Path | None,
@@ -228,10 +235,9 @@ def _verify(
     from dra_serve.evaluation.receipt import read_receipts
     from dra_serve.evaluation.verify import differences, images_of
     from dra_serve.evaluation.words import summary
-    from dra_serve.loading import load
 
     receipts = read_receipts(path)
-    classifier = load(model if model is not None else path.resolve().parent)
+    classifier = source.load_any(model if model is not None else str(path.resolve().parent))
     for receipt in receipts:
         if receipt["model_sha256"] != classifier.sha256:
             given = f"a receipt of {receipt['model']}, {receipt['model_sha256'][:12]}"
