@@ -142,7 +142,8 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
     worst = Finding(f"{loss} gradient, worst example", max(errors), _allowed(own_error))
     if loss not in ("dlr", "dlr_targeted"):
         return [*found, worst]
-    divided = Finding(f"{loss} gradient / condition, worst example", max(errors / scale), TOLERANCE)
+    what = f"{loss} gradient / condition, worst example"
+    divided = Finding(what, max(errors / scale), _allowed(own_error / scale))
     return [*found, worst, divided]
 
 
