@@ -4,7 +4,9 @@ One idea a file; `registry.py` is the list. Always: inside the ball and inside [
 same seed gives the same answer whatever the batch, a finished image is attacked no further.
 """
 
+from dra_serve.attacks.fab import fab_smallest
 from dra_serve.attacks.fgsm import fgsm
+from dra_serve.attacks.fmn import fmn_smallest, margins
 from dra_serve.attacks.parameters import PgdParameters
 from dra_serve.attacks.pgd import perturb, pgd, random_start
 from dra_serve.attacks.registry import ATTACKS, Attack, attack, get_attack
@@ -17,8 +19,11 @@ __all__ = [
     "PgdParameters",
     "StepReport",
     "attack",
+    "fab_smallest",
     "fgsm",
+    "fmn_smallest",
     "get_attack",
+    "margins",
     "perturb",
     "pgd",
     "random_start",

@@ -7,11 +7,14 @@ from typing import Any
 
 from dra_serve.attacks.apgd import apgd_ce, apgd_dlr, resolve_apgd
 from dra_serve.attacks.apgd_targeted import apgd_t, resolve_apgd_t
+from dra_serve.attacks.fab import fab_t, resolve_fab_t
 from dra_serve.attacks.fgsm import fgsm, resolve_fgsm
+from dra_serve.attacks.fmn import fmn, resolve_fmn
 from dra_serve.attacks.mifgsm import mifgsm, resolve_mifgsm
 from dra_serve.attacks.parameters import Parameters, resolve
 from dra_serve.attacks.pgd import pgd
 from dra_serve.attacks.result import AttackResult
+from dra_serve.attacks.square import resolve_square, square
 from dra_serve.classifier import Array, Classifier
 from dra_serve.errors import BadRequest
 
@@ -65,6 +68,9 @@ ATTACKS = {
     "apgd-ce": Attack("apgd-ce", apgd_ce, resolve_apgd),
     "apgd-dlr": Attack("apgd-dlr", apgd_dlr, resolve_apgd),
     "apgd-t": Attack("apgd-t", apgd_t, resolve_apgd_t),
+    "fab-t": Attack("fab-t", fab_t, resolve_fab_t),
+    "square": Attack("square", square, resolve_square, needs_gradient=False),
+    "fmn": Attack("fmn", fmn, resolve_fmn),
 }
 
 

@@ -10,7 +10,10 @@ SHAPE = (3, 4, 4)
 RADII = {"linf": 8 / 255, "l2": 0.3}
 
 
-@pytest.fixture(params=ATTACKS)
+NEAREST = ("fab-t", "fmn")  # they seek the nearest image that fools the model, and hand back x without one
+
+
+@pytest.fixture(params=[name for name, attack in ATTACKS.items() if attack.needs_gradient])
 def attack(request):
     return ATTACKS[request.param]
 
@@ -45,6 +48,8 @@ def long_steps(attack, eps):
 
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 def test_reaches_the_optimum(attack, ball, loss, w, linear):
+    if attack.name in NEAREST:
+        pytest.skip(f"{attack.name} has nothing to show where nobody can be fooled")
     if "loss" not in attack.options and loss != "ce":
         pytest.skip(f"{attack.name} has its loss in its name")
     x, eps = images(), RADII[ball.name]
