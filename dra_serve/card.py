@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from dra_serve.errors import ModelFolderError, UserError
+from dra_serve.evaluation.exporters.model_index import eval_results
 from dra_serve.model_folder import GRADIENT, RESULTS, ModelConfig, ModelFolder, read_folder, write_sums
 from dra_serve.receipts import title
 
@@ -41,19 +42,16 @@ def model_card(folder: ModelFolder, repo_id: str | None = None) -> str:
         )
     except KeyError as error:
         raise ModelFolderError(f"a receipt without {error}", file=RESULTS) from error
-    except (AttributeError, TypeError, ValueError, UserError) as error:
+    except UserError as error:  # names its field
+        raise ModelFolderError(error.detail, file=RESULTS) from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModelFolderError(f"a receipt that cannot be read: {error}", file=RESULTS) from error
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _metadata(folder: ModelFolder) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    results = {  # a dict: the clean accuracy of two receipts on the same images is one result
-        repr(result): result
-        for receipt in folder.receipts
-        for result in (EvalResult(**fields) for fields in _results(receipt))
-    }
     data = ModelCardData(
         model_name=folder.config.name,
         library_name="dra-serve",
@@ -61,46 +59,10 @@ def _metadata(folder: ModelFolder) -> str:
         tags=["adversarial-robustness", "adversarial-training", "onnx"]
         + (["diffusion-representation-alignment"] if _uses_dra(folder.config) else []),
         datasets=[folder.config.data.name],
-        eval_results=list(results.values()) or None,
+        eval_results=eval_results(folder.receipts) or None,
         ignore_metadata_errors=False,
     )
     return f"---\n{data.to_yaml()}\n---"
-
-
-def _results(receipt: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the fields of each EvalResult of a receipt; accuracies in percent, as the Hub has them."""
-    data = receipt["data"]
-    common = {
-        "task_type": "image-classification",
-        "dataset_type": data["name"],
-        "dataset_name": data["name"],
-        "dataset_split": data.get("split"),
-        "metric_type": "accuracy",
-    }
-    images = {"n": receipt["n"], "data_sha256": data["sha256"]}
-    yield common | {
-        "metric_name": "Clean accuracy",
-        "metric_value": _points(receipt["clean_accuracy"]),
-        "metric_args": images,
-    }
-    attacked = images | {
-        "suite": receipt["suite"],
-        "attacks": [{"name": run["name"], **run["arguments"]} for run in receipt["attacks"]],
-        "norm": receipt["norm"],
-        "eps": receipt["eps"],
-        "model_sha256": receipt["model_sha256"],
-    }
-    low, high = receipt["wilson_95"]
-    yield common | {
-        "metric_name": f"Robust accuracy ({title(receipt)})",
-        "metric_value": _points(receipt["robust_accuracy"]),
-        "metric_args": attacked | {"wilson_95": [_points(low), _points(high)]},
-    }
-    yield common | {
-        "metric_name": f"Robust accuracy, 8-bit image ({title(receipt)})",
-        "metric_value": _points(receipt["robust_accuracy_8bit"]),
-        "metric_args": attacked,
-    }
 
 
 def _what_it_is(config: ModelConfig) -> str:
@@ -257,10 +219,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(_plain(part) for part in value)
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _points(share: float) -> float:
-    return round(100 * share, 2)
 
 
 def _percent(share: float) -> str:

@@ -18,11 +18,24 @@ from typing import cast
 from dra_serve.cache import cache_folder
 from dra_serve.card import write_card
 from dra_serve.errors import BadRequest, DraServeError, HubError, ModelFolderError
-from dra_serve.model_folder import CONFIG, FORWARD, GRADIENT, RESULTS, SUMS, read_folder, write_sums
+from dra_serve.evaluation.exporters.eval_results import HUB_DATASETS, eval_results
+from dra_serve.evaluation.exporters.facts import fact, of_model
+from dra_serve.model_folder import (
+    CONFIG,
+    FORWARD,
+    GRADIENT,
+    RESULTS,
+    SUMS,
+    ModelFolder,
+    read_folder,
+    sha256,
+    write_sums,
+)
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported, below
 
-FILES = (CONFIG, FORWARD, GRADIENT, "model.safetensors", RESULTS, "README.md", SUMS)
+EVAL_RESULTS = ".eval_results/robustness.yaml"  # the folder's name is the Hub's
+FILES = (CONFIG, FORWARD, GRADIENT, "model.safetensors", RESULTS, "README.md", EVAL_RESULTS, SUMS)
 """What is pushed and pulled: the contract of a model folder."""
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -38,9 +51,10 @@ def push(
 ) -> str:
     """Push the model folder to `repo_id` ("org/name") in one commit, and return the commit's URL.
 
-    The folder is verified, its card written anew for this repository, and the copy that is uploaded is
-    loaded once before it goes. The folder itself stays as it is. The repository is made if there is none,
-    with `private` as given; a file of ours that the folder no longer has leaves the repository too.
+    The folder is verified, its card and `.eval_results` are written anew for this repository, and the copy
+    that is uploaded is loaded once before it goes. The folder itself stays as it is. The repository is made
+    if there is none, with `private` as given; a file of ours that the folder no longer has leaves the
+    repository too.
     revision: a branch, made if there is none; default "main". token: default huggingface_hub's own.
 
     Raises ModelFolderError naming the file for a folder that is not whole; HubError.
@@ -50,10 +64,11 @@ def push(
     with TemporaryDirectory(prefix="dra-serve-push-") as temporary:
         stage = Path(temporary)
         for name in FILES:
-            if (source / name).exists():
+            if name != EVAL_RESULTS and (source / name).exists():
                 shutil.copyfile(source / name, stage / name)
         write_sums(stage)  # without the files that stay behind
         write_card(stage, repo_id)
+        _write_eval_results(read_folder(stage), repo_id, revision)
         read_folder(stage).classifier()
         with _sentences(repo_id, revision):
             return _commit(stage, repo_id, private=private, revision=revision, token=token)
@@ -89,6 +104,23 @@ def pull(
         return _verified(folder, snapshot) if folder.exists() else _plain_copy(snapshot, folder, _link)
 
 
+def _write_eval_results(folder: ModelFolder, repo_id: str, revision: str | None) -> None:
+    """Write what receipts of this very model say on data sets that the Hub has; where none do, nothing."""
+    from huggingface_hub import constants
+
+    receipts = [
+        receipt
+        for receipt in of_model(folder.receipts, sha256(folder.path / FORWARD))
+        if fact(receipt, "data", "name") in HUB_DATASETS
+    ]
+    if receipts:
+        url = f"{constants.ENDPOINT}/{repo_id}/blob/{revision or 'main'}/{RESULTS}"
+        target = folder.path / EVAL_RESULTS
+        target.parent.mkdir()
+        target.write_text(eval_results(receipts, source_url=url), encoding="utf-8")
+        write_sums(folder.path)
+
+
 def _commit(stage: Path, repo_id: str, *, private: bool, revision: str | None, token: str | None) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 
@@ -101,11 +133,12 @@ def _commit(stage: Path, repo_id: str, *, private: bool, revision: str | None, t
     api.create_repo(repo_id, private=private, exist_ok=True)
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    gone = {*api.list_repo_files(repo_id, revision=revision)} & {*FILES} - {p.name for p in stage.iterdir()}
+    ours = {path.relative_to(stage).as_posix(): path for path in stage.rglob("*") if path.is_file()}
+    gone = {*api.list_repo_files(repo_id, revision=revision)} & {*FILES} - ours.keys()
     done = api.create_commit(
         repo_id,
         [
-            *(CommitOperationAdd(path.name, path) for path in sorted(stage.iterdir())),
+            *(CommitOperationAdd(name, path) for name, path in sorted(ours.items())),
             *(CommitOperationDelete(name) for name in sorted(gone)),
         ],
         commit_message="Push a dra_serve model folder",
@@ -125,6 +158,7 @@ def _plain_copy(snapshot: Path, folder: Path, copy: Callable[[Path, Path], objec
         stage.mkdir()
         for name in FILES:
             if (snapshot / name).exists():
+                (stage / name).parent.mkdir(exist_ok=True)
                 copy((snapshot / name).resolve(), stage / name)
         _verified(stage, snapshot)
         _move(stage, folder)

@@ -6,6 +6,7 @@
     model.safetensors    the weights for torch; optional, never read here
     results.json         {"receipts": [...]}; optional
     README.md            the card; optional
+    .eval_results/       the receipts as the Hub reads them; optional, written by a push
     SHA256SUMS           one line a file, as `sha256sum` writes it
 
 A folder comes from strangers. Every sum is checked before anything is parsed; only data is read, never

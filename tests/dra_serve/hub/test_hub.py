@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
 
 import dra_serve
-from dra_serve.hub import FILES
-from dra_serve.model_folder import write_sums
+from dra_serve.hub import EVAL_RESULTS, FILES
+from dra_serve.model_folder import read_folder, write_receipts, write_sums
 from tests.dra_serve.hub.hub_server import TOKEN, Hub
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -225,3 +227,44 @@ def test_push_refuses_by_name_before_anything_is_made(hub: Hub, cli: Run, tiny_o
     (folder / "config.json").write_text("{}")
     assert "config.json: altered" in refused(cli("push", folder, REPO))
     assert hub.repos == {}
+
+
+def test_receipts_travel_as_eval_results_and_come_back(
+    hub: Hub, cli: Run, tiny_onnx_folder, tmp_path
+) -> None:
+    folder = tiny_onnx_folder()
+    mine = dra_serve.load(folder).sha256
+    own, older = (_receipt(sha, value) for sha, value in ((mine, 0.4), ("f" * 64, 0.1)))
+    write_receipts(folder, [own, older])
+    write_sums(folder)
+    pushed(cli, folder)
+    text = hub.repos[REPO].files("main")[EVAL_RESULTS].decode()
+    entries = {entry.task_id: entry for entry in parse_eval_result_entries(yaml.safe_load(text))}
+    assert entries["robust-linf-8-255"].value == 40.0
+    assert entries["robust-linf-8-255"].source_url == f"{hub.url}/{REPO}/blob/main/results.json"
+    pulled = tmp_path / "pulled"
+    assert cli("pull", REPO, "--to", pulled).returncode == 0
+    assert (pulled / EVAL_RESULTS).read_text(encoding="utf-8") == text
+    assert len(read_folder(pulled).receipts) == 2
+    write_receipts(pulled, [])  # nothing is claimed any more: the repository forgets it too
+    write_sums(pulled)
+    pushed(cli, pulled)
+    assert EVAL_RESULTS not in hub.repos[REPO].files("main")
+
+
+def _receipt(model_sha256: str, robust_accuracy: float) -> dict[str, object]:
+    return {
+        "suite": None,
+        "attacks": [{"name": "pgd", "arguments": {"steps": 20, "eps": 8 / 255, "seed": 0}}],
+        "norm": "linf",
+        "eps": 8 / 255,
+        "n": 10_000,
+        "images": "all",
+        "clean_accuracy": 0.7,
+        "robust_accuracy": robust_accuracy,
+        "robust_accuracy_8bit": robust_accuracy,
+        "wilson_95": [0.1, 0.5],
+        "model_sha256": model_sha256,
+        "data": {"name": "cifar10", "split": "test", "sha256": "b" * 64},
+        "warnings": [],
+    }
