@@ -109,30 +109,23 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
         copy.deepcopy(network).double(),
         copy.deepcopy(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
     )
-    errors, own_errors, value_errors, own_value_errors, scales, signs = [], [], [], [], [], []
+    errors, own_errors, value_errors, scales, signs = [], [], [], [], []
     for x, y, target in _batches(model):
         images = torch.from_numpy(x)
         logits, value, grad = model.loss_and_grad(x, y, loss, target)
         expected_value, expected_grad = _by_autograd(exact, images.double(), y, loss, target)
-        value_errors += [*_row_errors(value, expected_value)]
+        value_errors += [*(np.abs(value - expected_value) / _value_size(logits, expected_value, loss))]
         errors += [*_row_errors(grad, expected_grad)]
         own = [
-            _by_autograd(network, images, y, loss, target),
-            _by_autograd(last, images.contiguous(memory_format=torch.channels_last), y, loss, target),
+            _by_autograd(network, images, y, loss, target)[1],
+            _by_autograd(last, images.contiguous(memory_format=torch.channels_last), y, loss, target)[1],
         ]
-        own_value_errors.append(np.maximum(*(_row_errors(v, expected_value) for v, _ in own)))
-        own_errors.append(np.maximum(*(_row_errors(g, expected_grad) for _, g in own)))
+        own_errors.append(np.maximum(*(_row_errors(g, expected_grad) for g in own)))
         scales += [*_condition(logits, loss)]
         steep = np.abs(expected_grad).max(axis=(1, 2, 3)) > FLAT
         signs += [*(np.sign(grad) != np.sign(expected_grad))[steep].mean(axis=(1, 2, 3))]
-    scale, own_error, own_value_error = (
-        np.asarray(scales),
-        np.concatenate(own_errors),
-        np.concatenate(own_value_errors),
-    )
-    found = [
-        Finding(f"{loss} value", max(value_errors / scale), _allowed(own_value_error / scale)),
-    ]
+    scale, own_error = np.asarray(scales), np.concatenate(own_errors)
+    found = [Finding(f"{loss} value", max(value_errors), TOLERANCE)]
     if not smooth:
         return [
             *found,
@@ -145,6 +138,19 @@ def _loss(network: nn.Module, model: OnnxClassifier, loss: Loss, smooth: bool) -
     what = f"{loss} gradient / condition, worst example"
     divided = Finding(what, max(errors / scale), _allowed(own_error / scale))
     return [*found, worst, divided]
+
+
+def _value_size(logits: np.ndarray, value: np.ndarray, loss: Loss) -> np.ndarray:
+    """Return what an error of each example's loss is measured by: its size, or that of what it is made of.
+
+    Losses are differences of logits, so near 0 they keep the logits' rounding and not their own; dlr is
+    such a difference over another.
+    """
+    if loss in ("dlr", "dlr_targeted") and logits.shape[1] > 3:
+        ratio: np.ndarray = _condition(logits, loss) * np.maximum(1.0, np.abs(value))
+        return ratio
+    size: np.ndarray = np.maximum(np.abs(value), np.abs(logits).max(axis=1))
+    return size
 
 
 def _condition(logits: np.ndarray, loss: Loss) -> np.ndarray:
@@ -164,7 +170,7 @@ def _condition(logits: np.ndarray, loss: Loss) -> np.ndarray:
 def _allowed(own_errors: np.ndarray) -> float:
     """Return the tolerance, or thrice torch's own error in float32 where that is more.
 
-    A near-zero value, or a d near zero, multiplies whatever float32 rounds.
+    A d near zero multiplies whatever float32 rounds.
     """
     return max(TOLERANCE, 3 * float(own_errors.max()))
 
