@@ -25,8 +25,10 @@ def summary(receipt: dict[str, Any]) -> str:
 
 
 def _run(run: dict[str, Any], with_eps: bool) -> str:
-    beside = ("norm", "eps")
-    arguments = ", ".join(f"{key} {value}" for key, value in run["arguments"].items() if key not in beside)
+    shown = {key: value for key, value in run["arguments"].items() if key not in ("norm", "eps")}
+    if "alpha" in shown:
+        shown["alpha"] = format_radius(shown["alpha"])
+    arguments = ", ".join(f"{key} {value}" for key, value in shown.items())
     at = f" at eps {format_radius(run['arguments']['eps'])}" if with_eps else ""
     return f"{run['name']}{at} ({arguments})"
 
