@@ -1,7 +1,7 @@
 """A torch network behind the Classifier protocol: training and serving attack with the same functions."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class TorchClassifier:
         check_images(x, self.input_shape)
         if not len(x):  # torch folds no empty batch, so a space-to-depth stem would fail
             return x.new_zeros((0, len(self.classes)))
-        with self.path.autocast():
+        with self._precision():
             return self.network(x).float()
 
     def loss_and_grad(
@@ -54,11 +54,17 @@ class TorchClassifier:
         if not len(x):
             return self.logits(x), x.new_zeros((0,)), torch.zeros_like(x)
         x = x.detach().requires_grad_(True)
-        with torch.enable_grad(), self.path.autocast():
+        with torch.enable_grad(), self._precision():
             logits = self.network(x).float()
-        value, grad_logits = LOSS_FUNCTIONS[loss](logits.detach(), y, target)
+        answer = logits.detach()
+        value, grad_logits = LOSS_FUNCTIONS[loss](answer, y, target)
         (grad,) = torch.autograd.grad(logits, x, grad_logits)
-        return logits.detach(), value, grad
+        return answer, value, grad
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Return the path's autocast, or nothing where it would change nothing: it costs 1 % of a step."""
+        idle = not self.path.bf16 and not torch.is_autocast_enabled("cpu")
+        return nullcontext() if idle else self.path.autocast()
 
 
 @contextmanager
