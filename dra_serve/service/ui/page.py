@@ -24,19 +24,20 @@ from dra_serve.service.ui.picture import Picture
 _ATTACKS = {
     "pgd": "PGD",
     "fgsm": "FGSM: one step",
-    "mifgsm": "MI-FGSM: steps with momentum",
+    "mifgsm": "MI-FGSM: with momentum",
     "apgd-ce": "Auto-PGD on cross-entropy",
     "apgd-dlr": "Auto-PGD on the DLR loss",
     "apgd-t": "Auto-PGD, towards each class",
-    "fab-t": "FAB: the nearest image, towards each class",
+    "fab-t": "FAB, towards each class",
     "fmn": "FMN: the nearest image",
-    "square": "Square: queries alone, no gradient",
+    "square": "Square: no gradient, queries",
 }
+_QUERIES = 1000  # a few seconds of watching; the evaluation asks 5,000 times
 _TITLE = "Attack image classifiers, live"
 _INTRO = """
 <h1>Attack image classifiers, live</h1>
-<p>The attack follows each model's own gradient to a nearby image that it gets wrong. The verdict is on the
-8-bit image, just as a file would hold it.</p>
+<p>The attack looks for a nearby image that the model gets wrong, along its own gradient or by asking it. The
+verdict is on the 8-bit image, just as a file would hold it.</p>
 """
 _HEAD = '<meta name="color-scheme" content="light dark">'
 _PICK = """
@@ -223,6 +224,7 @@ class _Page:
             "norm": norm,
             "eps": f"{eps_linf}/255" if norm == "linf" else eps_l2,
             "steps": steps,
+            "queries": steps,
             "restarts": restarts,
             "seed": seed,
         }
@@ -265,10 +267,15 @@ def _radius_for(norm: str) -> tuple[Any, Any]:
 
 
 def _own_options(attack: str) -> tuple[Any, ...]:
-    """Show the steps, restarts and seed of an attack that has them; the length that it has by itself."""
+    """Show the steps (or queries), restarts and seed of an attack that has them, its length at its default."""
     takes, defaults = get_attack(attack).options, get_attack(attack).defaults
-    steps = gr.update(visible="steps" in takes, **({"value": defaults["steps"]} if "steps" in takes else {}))
-    return steps, gr.update(visible="restarts" in takes), gr.update(visible="seed" in takes)
+    if "queries" in takes:
+        length = gr.update(visible=True, label="Queries", maximum=5000, step=100, value=_QUERIES)
+    elif "steps" in takes:
+        length = gr.update(visible=True, label="Steps", maximum=100, step=1, value=defaults["steps"])
+    else:
+        length = gr.update(visible=False)
+    return length, gr.update(visible="restarts" in takes), gr.update(visible="seed" in takes)
 
 
 def _idle() -> tuple[Any, Any]:
