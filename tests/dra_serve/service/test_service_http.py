@@ -134,7 +134,7 @@ def test_every_attack_answers_with_each_value_in_force(http: httpx.Client, name:
     short = {key: "5" for key in ("steps", "queries") if key in ATTACKS[name].options}
     data = {"attack": name, "eps": "2/255", "models": "tiny-dra", **short}
     answer = http.post("/v1/attack", data=data, **MULTIPART).json()
-    in_force = ATTACKS[name].resolve((3, 8, 8), eps="2/255", **{key: 5 for key in short}).as_dict()
+    in_force = ATTACKS[name].resolve((3, 8, 8), eps="2/255", **dict.fromkeys(short, 5)).as_dict()
     assert answer["attack"] == {"name": name, "label": None, "target": None, **in_force}
     assert answer["results"][0]["linf"] <= 2 / 255
 
