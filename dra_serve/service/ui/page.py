@@ -267,7 +267,7 @@ def _radius_for(norm: str) -> tuple[Any, Any]:
 
 
 def _own_options(attack: str) -> tuple[Any, ...]:
-    """Show the steps (or queries), restarts and seed of an attack that has them; its length at the default."""
+    """Show the steps (or queries), restarts and seed of an attack that has them, at its own length."""
     takes, defaults = get_attack(attack).options, get_attack(attack).defaults
     if "queries" in takes:
         length = gr.update(visible=True, label="Queries", maximum=5000, step=100, value=_QUERIES)
