@@ -17,15 +17,17 @@ from array_api_compat import array_namespace
 from dra_serve.classifier import Array
 
 _ROUNDING = 1e-6  # relative: a step this small is float32's, not Newton's
+_CACHED = 2**17  # pixels at a time: with 64 images of CIFAR-10 at once, l2 takes three times as long
 
 
 def _linf_shape(a: Array) -> Array:
-    xp = array_namespace(a)
-    return xp.astype(a > 0, a.dtype)
+    return array_namespace(a).ones_like(a[:, :1])
 
 
 def _l2_shape(a: Array) -> Array:
-    return a
+    xp = array_namespace(a)
+    largest = xp.max(a, axis=1, keepdims=True)  # t takes the scale: squares of 1e-25 vanish in float32
+    return a / xp.where(largest > 0, largest, 1.0)
 
 
 _SHAPES: dict[str, Callable[[Array], Array]] = {"linf": _linf_shape, "l2": _l2_shape}
@@ -37,18 +39,22 @@ def to_hyperplane(x: Array, w: Array, c: Array, *, norm: str) -> Array:
     x, w: (n, D) float, x in [0, 1]; c: (n,), of either sign. Where the box holds no such point, d goes to
     the corner nearest to the hyperplane. A pixel of weight 0 stays.
     """
+    rows = max(_CACHED // max(x.shape[1], 1), 1)
+    if x.shape[0] <= rows:
+        return _nearest(x, w, c, norm)
+    parts = [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+    return array_namespace(x).concat([_nearest(x[part], w[part], c[part], norm) for part in parts])
+
+
+def _nearest(x: Array, w: Array, c: Array, norm: str) -> Array:
     xp = array_namespace(x)
     a = xp.abs(w)
-    largest = xp.max(a, axis=1)
-    scale = xp.where(largest > 0, largest, 1.0)
-    a = a / scale[:, None]  # squares of 1e-25 vanish in float32
-    wanted = xp.abs(c) / scale
-    ahead = (w > 0) == (c > 0)[:, None]
-    room = xp.where(ahead, 1.0 - x, x)
+    towards = xp.where((c < 0)[:, None], -w, w)
+    side = xp.astype(towards > 0, x.dtype)  # where() would guess a branch for each pixel: five times the time
+    room = xp.abs(side - x) * xp.astype(a > 0, x.dtype)
     u = _SHAPES[norm](a)
-    t = _solve(a, u, room, wanted)
-    d = xp.minimum(t[:, None] * u, room)
-    return xp.where(ahead, d, -d)
+    t = _solve(a, u, room, xp.abs(c))
+    return xp.copysign(xp.minimum(t[:, None] * u, room), towards)
 
 
 def _solve(a: Array, u: Array, room: Array, wanted: Array) -> Array:
@@ -60,10 +66,13 @@ def _solve(a: Array, u: Array, room: Array, wanted: Array) -> Array:
     for _ in range(a.shape[1]):
         reach = t[:, None] * u
         missing = wanted - xp.vecdot(a, xp.minimum(reach, room))
-        slope = xp.vecdot(gain, xp.astype(reach < room, a.dtype))
-        rises = (slope > 0) & (missing > 0)
-        step = xp.where(rises, missing, 0.0) / xp.where(rises, slope, 1.0)
-        t = t + step
-        if not bool(xp.any(step > _ROUNDING * t)):
+        rises = missing > _ROUNDING * wanted
+        if not bool(xp.any(rises)):
             break
+        slope = xp.vecdot(gain, xp.astype(reach < room, a.dtype))
+        rises = rises & (slope > 0)
+        step = xp.where(rises, missing, 0.0) / xp.where(rises, slope, 1.0)
+        if not bool(xp.any(step > 0)):
+            break
+        t = t + step
     return t
