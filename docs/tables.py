@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from docs.plots import line_chart
 from docs.readme import name_examples
 from dra_serve.attacks.norms import format_radius
 from dra_serve.evaluation import paired_difference, wilson
+from dra_serve.evaluation.bits import unpack
 from dra_serve.evaluation.receipt import curve, robust, schema
 from dra_serve.receipts import attack_name, same_run, title, upgraded
 
@@ -62,24 +65,29 @@ def _read(folder: Path) -> Model:
 
 
 def _differences(models: dict[str, Model]) -> list[str]:
-    """Return a line for each run that the first model and another share: same attack, same images."""
+    """Return lines on the first model and each other: clean, and every run of the same attack and images."""
     (base, (_, ours)), *others = models.items()
-    return [
-        _difference(base, mine, other, its)
-        for other, (_, theirs) in others
-        for mine in ours
-        for its in theirs
-        if same_run(mine, its)
-    ]
+    lines = []
+    for other, (_, theirs) in others:
+        shared = [(mine, its) for mine in ours for its in theirs if same_run(mine, its)]
+        most = max(shared, key=lambda pair: pair[0]["n"], default=None)
+        if most is not None:
+            answers = [unpack(receipt["outcomes"]["clean"], receipt["n"]) for receipt in most]
+            lines.append(_difference(base, other, "clean", *answers))
+        lines += [
+            _difference(base, other, f"robust under {attack_name(mine)}", robust(mine), robust(its))
+            for mine, its in shared
+        ]
+    return lines
 
 
-def _difference(base: str, mine: Receipt, other: str, its: Receipt) -> str:
-    difference, (low, high) = paired_difference(robust(mine), robust(its))
+def _difference(base: str, other: str, what: str, ours: np.ndarray, theirs: np.ndarray) -> str:
+    difference, (low, high) = paired_difference(ours, theirs)
     verdict = (
         "the interval excludes 0" if low > 0 or high < 0 else "the interval includes 0: no difference shown"
     )
     return (
-        f"- {base} minus {other}, robust under {attack_name(mine)}: {100 * difference:+.1f} points "
+        f"- {base} minus {other}, {what}: {100 * difference:+.1f} points "
         f"(paired 95 % interval {100 * low:+.1f} to {100 * high:+.1f}); {verdict}."
     )
 
