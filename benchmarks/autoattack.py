@@ -195,6 +195,10 @@ def compare(
     }
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     n: Annotated[int, typer.Option("-n", min=2, help="How many images.")] = 500,
     model: Annotated[list[str], typer.Option(help="Bundled models.")] = ["dra", "at"],  # noqa: B006
@@ -272,4 +276,4 @@ def _show(result: dict[str, Any], entry: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
