@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from dra_serve.errors import ModelFolderError, UserError
-from dra_serve.evaluation.exporters.model_index import eval_results
+from dra_serve.exporters.model_index import eval_results
 from dra_serve.model_folder import GRADIENT, RESULTS, ModelConfig, ModelFolder, read_folder, write_sums
 from dra_serve.receipts import title
 

@@ -18,8 +18,8 @@ from typing import cast
 from dra_serve.cache import cache_folder
 from dra_serve.card import write_card
 from dra_serve.errors import BadRequest, DraServeError, HubError, ModelFolderError
-from dra_serve.evaluation.exporters.eval_results import HUB_DATASETS, eval_results
-from dra_serve.evaluation.exporters.facts import fact, of_model
+from dra_serve.exporters.eval_results import HUB_DATASETS, eval_results
+from dra_serve.exporters.facts import fact, of_model
 from dra_serve.model_folder import (
     CONFIG,
     FORWARD,

@@ -15,10 +15,10 @@ import typer
 
 from dra_serve.errors import BadRequest, DraServeError, UserError
 from dra_serve.evaluation import read_receipts
-from dra_serve.evaluation.exporters.eval_results import eval_results
-from dra_serve.evaluation.exporters.facts import of_model
-from dra_serve.evaluation.exporters.model_index import model_index
-from dra_serve.evaluation.exporters.robustbench import model_info
+from dra_serve.evaluation.robustbench import model_info
+from dra_serve.exporters.eval_results import eval_results
+from dra_serve.exporters.facts import of_model
+from dra_serve.exporters.model_index import model_index
 from dra_serve.model_folder import FORWARD, RESULTS, read_folder, sha256
 
 

@@ -31,6 +31,7 @@ LAYERS = {  # inside dra_serve: a module imports its own layer and those before 
     "gradient_graph": 1,
     "images": 1,
     "receipts": 1,
+    "exporters": 2,
     "bring_your_own": 2,
     "card": 2,
     "evaluation": 2,

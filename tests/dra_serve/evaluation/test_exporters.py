@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from dra_serve.errors import BadRequest, UserError
 from dra_serve.evaluation import LabelledImages, build_receipt, evaluate, make_plan
-from dra_serve.evaluation.exporters.eval_results import eval_results
-from dra_serve.evaluation.exporters.model_index import model_index
-from dra_serve.evaluation.exporters.robustbench import model_info
+from dra_serve.evaluation.robustbench import model_info
 from dra_serve.evaluation.suites import SUITES
+from dra_serve.exporters.eval_results import eval_results
+from dra_serve.exporters.model_index import model_index
 from dra_serve.model_folder import read_folder, write_receipts, write_sums
 from export.receipts import Format, exported
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.errors import BadRequest
-from dra_serve.evaluation.exporters.facts import fact, heading, interval, noise, number, percent, which_images
+from dra_serve.exporters.facts import fact, heading, interval, noise, number, percent, which_images
 from dra_serve.receipts import Receipt
 
 HUB_DATASETS = {

@@ -9,7 +9,8 @@ from typing import Any
 
 from dra_serve.attacks.norms import format_radius, parse_radius
 from dra_serve.errors import BadRequest, UserError
-from dra_serve.evaluation.exporters.facts import (
+from dra_serve.evaluation.suites import SUITES
+from dra_serve.exporters.facts import (
     attacks,
     fact,
     heading,
@@ -19,7 +20,6 @@ from dra_serve.evaluation.exporters.facts import (
     percent,
     which_images,
 )
-from dra_serve.evaluation.suites import SUITES
 from dra_serve.model_folder import ModelConfig
 from dra_serve.receipts import Receipt
 

@@ -6,7 +6,7 @@ Fields: https://github.com/huggingface/hub-docs/blob/main/modelcard.md; huggingf
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dra_serve.evaluation.exporters.facts import attacks, fact, heading, interval, number, percent
+from dra_serve.exporters.facts import attacks, fact, heading, interval, number, percent
 from dra_serve.receipts import Receipt
 
 if TYPE_CHECKING:
