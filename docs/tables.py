@@ -29,10 +29,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/results.md")
 PLOT = "docs/accuracy-against-eps.svg"
 SCHEMA = "docs/receipt.schema.json"
+BUNDLED = ROOT / "dra_serve" / "bundled"
+RECEIPTS = ROOT / "docs" / "receipts"
 MODELS = {
-    "`bundled:dra`": ROOT / "dra_serve" / "bundled" / "dra",
-    "`bundled:at`": ROOT / "dra_serve" / "bundled" / "at",
-    "control: DRA, untrained teacher": ROOT / "docs" / "receipts" / "untrained-teacher",
+    "`bundled:dra`": BUNDLED / "dra",
+    "`bundled:at`": BUNDLED / "at",
+    "control: DRA, untrained teacher": RECEIPTS / "untrained-teacher",
 }
 
 Receipt = dict[str, Any]
@@ -58,10 +60,13 @@ def bundled(folders: dict[str, Path] = MODELS) -> str:
 
 
 def _read(folder: Path) -> Model:
-    """Return a model folder's config and receipts."""
+    """Return a model folder's config and receipts, with those on fewer images that lie in RECEIPTS."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return config, [upgraded(receipt) for receipt in results["receipts"]]
+    files = [folder / "results.json"]
+    if folder.parent == BUNDLED:
+        files.append(RECEIPTS / folder.name / "results.json")
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return config, [upgraded(receipt) for results in found for receipt in results["receipts"]]
 
 
 def _differences(models: dict[str, Model]) -> list[str]:
