@@ -26,6 +26,7 @@ def progress_bar(shard: Shard) -> Iterator[Callable[[Standing], None]]:
                 completed=standing.share,
                 description=f"{who}{standing.attack}: {standing.total - standing.done:,} images left",
                 figures=figures(standing),
+                refresh=True,  # every batch is seen, however quick
             )
 
         yield show
