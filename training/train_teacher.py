@@ -118,7 +118,11 @@ class TeacherRun:
             modules={"denoiser": self.denoiser, "average": self.average},
             optimizer=self.optimizer,
             generators={"train": self.rng},
-            progress={"steps_done": self.steps_done, "cpu_seconds": round(self.cpu_seconds, 1)},
+            progress={
+                "steps_done": self.steps_done,
+                "cpu_seconds": round(self.cpu_seconds, 1),
+                "before": self.before,
+            },
         )
         average = self.average.module
         assert isinstance(average, Denoiser)
@@ -142,6 +146,8 @@ class TeacherRun:
             generators={"train": self.rng},
         )
         self.steps_done, self.cpu_seconds = progress["steps_done"], progress["cpu_seconds"]
+        # Not from recipe.start again: this run may since have been published over that folder.
+        self.before = progress.get("before", self.before)
         return True
 
 

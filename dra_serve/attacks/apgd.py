@@ -12,7 +12,7 @@ from typing import Any
 
 from dra_serve.attacks.apgd_schedule import Schedule, checkpoints
 from dra_serve.attacks.inputs import check_inputs, example_noise
-from dra_serve.attacks.norms import Norm, clip, get_norm
+from dra_serve.attacks.norms import Norm, clip, get_norm, per_image
 from dra_serve.attacks.parameters import MAX_RESTARTS, MAX_SEED, MAX_STEPS, radius_within
 from dra_serve.attacks.progress import Progress, choose
 from dra_serve.attacks.result import AttackResult, OnStep
@@ -154,7 +154,7 @@ def sphere_start(p: ApgdParameters, ids: Array, run: int) -> Callable[[Array, Ar
 
     def start(x: Array, rows: Array) -> Array:
         delta = example_noise(ball, x, seed=p.seed, ids=ids[rows], stream=run)
-        return clip(x + delta * (p.eps / _per_image(ball.size(delta))), 0.0, 1.0)
+        return clip(x + delta * (p.eps / per_image(ball.size(delta))), 0.0, 1.0)
 
     return start
 
@@ -220,7 +220,7 @@ def _step(
     ball: Norm, x: Array, here: _Point, before: Array, size: Array, eps: float, *, momentum: float
 ) -> Array:
     """Return the next iterate: a projected step up the gradient, bent towards the step before it."""
-    z = _inside(ball, x, here.x_adv + _per_image(size) * ball.ascent(here.grad), eps)
+    z = _inside(ball, x, here.x_adv + per_image(size) * ball.ascent(here.grad), eps)
     if momentum == 0:
         return z
     bent = here.x_adv + (1 - momentum) * (z - here.x_adv) + momentum * (here.x_adv - before)
@@ -235,7 +235,3 @@ def _windows(steps: int) -> list[tuple[int, int]]:
     """Return each checkpoint with the number of steps since the one before."""
     at = checkpoints(steps)
     return [(now, now - then) for now, then in zip(at, (0, *at), strict=False)]
-
-
-def _per_image(values: Array) -> Array:
-    return values[:, None, None, None]

@@ -1,11 +1,10 @@
 """One step of FAB, and where it leaves the images.
 
 Where we differ from AutoAttack's code, to save model calls. It asks of every new iterate whether it fools the
-model: on a robust one 99 of 100 do, far outside the ball. Here one too large to be kept is taken to, and the
+model; on a robust one nearly all do, far outside the ball. Here one too large to be kept is taken to, and the
 next gradient says whether that can be true. An iterate that fools the model even when drawn back, because
-another class lies before the target, is drawn back again; the original goes on from there. The smallest
-perturbations found are the same to 0.2 % (bundled models), with 1.0 gradients and hardly any forward call a
-step in place of 1 and 1.
+another class lies before the target, is drawn back again; the original goes on from there. A step costs one
+gradient and hardly ever a forward call, in place of one of each; `benchmarks/autoattack.py` compares.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from array_api_compat import array_namespace
 
 from dra_serve.attacks.hyperplane import to_hyperplane
 from dra_serve.attacks.inputs import require_finite
-from dra_serve.attacks.norms import Norm, clip
+from dra_serve.attacks.norms import Norm, clip, per_image
 from dra_serve.attacks.smallest import Smallest
 from dra_serve.classifier import Array, Classifier
 
@@ -65,9 +64,9 @@ def advance(model: Classifier, books: Smallest, ball: Norm, here: Iterate) -> It
         logits = model.logits(x_new[at])
         asked[at] = reached = xp.argmax(logits, axis=1) != y[at]
         books.record(x_new[at], logits, reached, at)
-    beyond = xp.where(_per_image(fools), x_now, x_new)
+    beyond = xp.where(per_image(fools), x_now, x_new)
     drawn_back = books.x + _BETA * (beyond - books.x)
-    x_next = xp.where(_per_image(fools | asked | guessed), drawn_back, beyond)
+    x_next = xp.where(per_image(fools | asked | guessed), drawn_back, beyond)
     return Iterate(here.target, x_next, beyond, guessed)
 
 
@@ -103,9 +102,5 @@ def _step(ball: Norm, x: Array, x_now: Array, gap: Array, slope: Array) -> Array
     to_clean = xp.reshape(to_hyperplane(b, w, xp.vecdot(w, a - b) - gap, norm=ball.name), x.shape)
     near, far = ball.size(to_now), ball.size(to_clean)
     alpha = xp.minimum(near / (near + xp.maximum(far, _TINY)), _ALPHA_MAX)
-    alpha = _per_image(alpha)
+    alpha = per_image(alpha)
     return clip((1 - alpha) * (x_now + _ETA * to_now) + alpha * (x + _ETA * to_clean), 0.0, 1.0)
-
-
-def _per_image(values: Array) -> Array:
-    return values[:, None, None, None]

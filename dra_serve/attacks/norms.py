@@ -117,6 +117,11 @@ def clip(a: Array, low: float, high: float) -> Array:
     return xp.minimum(xp.maximum(a, low), high)
 
 
+def per_image(values: Array) -> Array:
+    """Return a value an image (N,) in the shape that meets images: (N, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
 def get_norm(name: Any) -> Norm:
     """Return the norm called `name`; BadRequest if there is none."""
     if not isinstance(name, str) or name not in NORMS:

@@ -13,6 +13,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fast_path import FastPath
 from training.loop import train
 from training.recipes.teacher import TeacherRecipe
+from training.teachers.folder import load_teacher
 from training.train_teacher import TeacherRun, train_teacher
 
 PATH = FastPath()
@@ -132,3 +133,21 @@ def test_resumed_teacher_takes_the_same_steps(data, tmp_path):
     for ours, theirs in ((whole.denoiser, second.denoiser), (whole.average, second.average)):
         a, b = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_teacher_begun_with_another_counts_its_images_once(data, tmp_path):
+    first = train_teacher(TEACHER, data, tmp_path / "first")
+    seen = json.loads((first / "training.json").read_text())["images"]
+    begun = replace(TEACHER, start=str(first), images=32)
+    second = train_teacher(begun, data, tmp_path / "second")
+    assert json.loads((second / "training.json").read_text())["images"] == seen + 32
+    (first / "training.json").write_text((second / "training.json").read_text())  # published over it
+    train_teacher(replace(begun, images=64), data, tmp_path / "second")
+    assert json.loads((second / "training.json").read_text())["images"] == seen + 64
+
+
+def test_a_teacher_begins_with_the_weights_it_is_given(data, tmp_path):
+    first = train_teacher(TEACHER, data, tmp_path / "first")
+    run = TeacherRun(replace(TEACHER, start=str(first), seed=TEACHER.seed + 1), data)
+    given = load_teacher(first, image_channels=data.input_shape[0]).unet.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in run.denoiser.unet.state_dict().items())
