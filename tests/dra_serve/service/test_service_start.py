@@ -56,7 +56,8 @@ def test_workers_answer_together(pair: list[Path], tmp_path: Path) -> None:
             # /metrics adds up every worker, whichever answers.
             wait_until(lambda: 'route="/v1/predict",status="200"} 1.0' in http.get("/metrics").text)
         assert server.stop() == 0
-        assert [line for line in server.lines[3:] if not line.startswith("{")] == []
+        # The three lines of the greeting and log events, in whatever order the processes write them.
+        assert len([line for line in server.lines if not line.startswith("{")]) == 3
 
 
 def test_bentoml_serves_it_too(pair: list[Path], tmp_path: Path) -> None:
