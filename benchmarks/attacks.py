@@ -13,6 +13,9 @@ are CPU time of the process (wall time is printed beside it: the machine may be 
 compares runs made within seconds of each other, and the fastest peer is the one of the least median time.
 The images are those the model gets right. An image that falls early saves us work, so the same is measured
 again on the images that withstand our attack, where nothing can be saved.
+
+Ours counts an image whom any iterate fools, the peers' PGD the last iterate only. "ours, torch, last iterate"
+does as they do, for success rates like with like.
 """
 
 import json

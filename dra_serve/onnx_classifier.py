@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from dra_serve.checks import check_images, check_labels
+from dra_serve.checked import Checked
 from dra_serve.classifier import LOSSES, Loss
-from dra_serve.errors import BadRequest, ModelFolderError, NoGradient
+from dra_serve.errors import ModelFolderError, NoGradient
 
 if TYPE_CHECKING:
     from dra_serve.model_folder import ModelConfig
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _AGREEMENT = 1e-4  # of logits, relative to their size: float32 kernels differ by about 1e-6
 
 
-class OnnxClassifier:
+class OnnxClassifier(Checked):
     """A classifier on [0, 1] images, with gradients if it has a gradient graph. Safe to share by threads.
 
     forward: graph x -> logits. gradient: graph (x, y, loss, target) -> (logits, value, grad), or None.
@@ -57,35 +57,16 @@ class OnnxClassifier:
         self.gradient_sha256 = None if gradient is None else _sha256(gradient)
         self._cross_check()
 
-    def logits(self, x: np.ndarray) -> np.ndarray:
-        """Return unnormalised scores, float32 (N, K), of x: float32 (N, C, H, W) in [0, 1]."""
-        check_images(x, self.input_shape)
-        if len(x) == 0:
-            return np.zeros((0, len(self.classes)), np.float32)
+    def _logits(self, x: np.ndarray) -> np.ndarray:
         return self._forward(x)[0]
 
-    def loss_and_grad(
+    def _loss_and_grad(
         self, x: np.ndarray, y: np.ndarray, loss: Loss = "ce", target: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return logits (N, K), loss (N,) and its gradient at x, all float32.
-
-        y, target: integers (N,). Raises NoGradient without a gradient graph; BadRequest naming the
-        field: the graph itself would answer a label out of range silently.
-        """
         if self._gradient is None:
             raise NoGradient(f"{self.name} has no gradient graph", field="model")
-        check_images(x, self.input_shape)
-        n, classes = len(x), len(self.classes)
-        y = check_labels(y, n, classes, like=x)
-        if loss not in LOSSES:
-            raise BadRequest("loss", given=loss, allowed=", ".join(LOSSES))
-        if target is None and loss == "dlr_targeted":
-            raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
-        target = y if target is None else check_labels(target, n, classes, like=x, field="target")
-        if n == 0:
-            return np.zeros((0, classes), np.float32), np.zeros(0, np.float32), x.copy()
-        codes = np.full(n, LOSSES.index(loss), dtype=np.int64)
-        logits, value, grad = self._gradient(x, y, codes, target)
+        codes = np.full(len(x), LOSSES.index(loss), dtype=np.int64)
+        logits, value, grad = self._gradient(x, y, codes, y if target is None else target)
         return logits, value, grad
 
     def _cross_check(self) -> None:

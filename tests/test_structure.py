@@ -26,6 +26,7 @@ LAYERS = {  # inside dra_serve: a module imports its own layer and those before 
     "errors": 0,
     "attacks": 1,
     "cache": 1,
+    "checked": 1,
     "checks": 1,
     "classifier": 1,
     "gradient_graph": 1,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dra_serve.attacks import ATTACKS
+from dra_serve.attacks import ATTACKS, perturb, random_start
 from dra_serve.classifier import Classifier
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -50,6 +50,8 @@ def contenders(subject: Subject, setting: Setting) -> tuple[dict[str, Run], dict
         "ours, ONNX": _ours_onnx(subject, setting),
         "ours, torch": _ours(subject, setting),
     }
+    if setting.attack == "pgd":
+        runs["ours, torch, last iterate"] = _last_iterate(subject, setting)
     skipped = {}
     for name, make in PEERS.items():
         try:
@@ -93,6 +95,16 @@ def _ours_onnx(subject: Subject, s: Setting) -> Run:
         return torch.from_numpy(result.x_adv), torch.from_numpy(result.success)
 
     return run
+
+
+def _last_iterate(subject: Subject, s: Setting) -> Run:
+    """Return our PGD as the peers run theirs: no image leaves, and the last iterate alone is judged."""
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        start = random_start(x, eps=s.eps, seed=s.seed)
+        return perturb(subject.on_torch, x, y, eps=s.eps, alpha=s.alpha, steps=s.steps, start=start)
+
+    return _judged(subject, attack)
 
 
 def _judged(subject: Subject, attack: Callable[[Tensor, Tensor], Tensor]) -> Run:

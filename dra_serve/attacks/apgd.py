@@ -16,6 +16,7 @@ from dra_serve.attacks.norms import Norm, clip, get_norm, per_image
 from dra_serve.attacks.parameters import MAX_RESTARTS, MAX_SEED, MAX_STEPS, radius_within
 from dra_serve.attacks.progress import Progress, choose
 from dra_serve.attacks.result import AttackResult, OnStep
+from dra_serve.checked import trusting
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier, Loss
 
@@ -171,7 +172,7 @@ def climb(
 
     run: how many came before, at p.steps steps each.
     """
-    ball, looks = get_norm(p.norm), dict(_windows(p.steps))
+    ball, looks, model = get_norm(p.norm), dict(_windows(p.steps)), trusting(model)
     for taken in range(p.steps + 1):
         if deadline is not None and time.monotonic() >= deadline:
             return False
@@ -220,15 +221,25 @@ def _step(
     ball: Norm, x: Array, here: _Point, before: Array, size: Array, eps: float, *, momentum: float
 ) -> Array:
     """Return the next iterate: a projected step up the gradient, bent towards the step before it."""
-    z = _inside(ball, x, here.x_adv + per_image(size) * ball.ascent(here.grad), eps)
+    moved = ball.ascent(here.grad)
+    moved *= per_image(size)  # in place: a batch's temporaries cost more than its arithmetic
+    moved += here.x_adv
+    z = _inside(ball, x, moved, eps)
     if momentum == 0:
         return z
-    bent = here.x_adv + (1 - momentum) * (z - here.x_adv) + momentum * (here.x_adv - before)
-    return _inside(ball, x, bent, eps)
+    z -= here.x_adv
+    z *= 1 - momentum
+    z += here.x_adv
+    drift = here.x_adv - before
+    drift *= momentum
+    z += drift
+    return _inside(ball, x, z, eps)
 
 
 def _inside(ball: Norm, x: Array, moved: Array, eps: float) -> Array:
-    return clip(x + ball.project(moved - x, eps), 0.0, 1.0)
+    """Return the nearest image of the ball around x, clipped to the box; `moved` is used up."""
+    moved -= x
+    return clip(x + ball.project(moved, eps), 0.0, 1.0)
 
 
 def _windows(steps: int) -> list[tuple[int, int]]:

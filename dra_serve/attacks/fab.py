@@ -15,6 +15,7 @@ from dra_serve.attacks.parameters import MAX_STEPS, radius_within
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.smallest import Found, Smallest
 from dra_serve.attacks.targets import likeliest_targets
+from dra_serve.checked import trusting
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier
 
@@ -142,7 +143,7 @@ def _descend(
     on_step: OnStep | None,
 ) -> bool:
     """Lead the open images to their target for p.steps steps; return whether another may follow."""
-    ball, here = get_norm(p.norm), Iterate.begin(books.x, target[books.rows])
+    ball, model, here = get_norm(p.norm), trusting(model), Iterate.begin(books.x, target[books.rows])
     for taken in range(1, p.steps + 1):
         if deadline is not None and time.monotonic() >= deadline:
             return False

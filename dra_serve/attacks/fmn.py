@@ -16,6 +16,7 @@ from dra_serve.attacks.norms import Norm, clip, get_norm
 from dra_serve.attacks.parameters import MAX_STEPS, radius_within
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.smallest import Found, Smallest
+from dra_serve.checked import trusting
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier
 
@@ -152,7 +153,7 @@ def _search(
 ) -> None:
     """Run p.steps steps from the clean images on the images open."""
     xp = array_namespace(books.x)
-    ball = get_norm(p.norm)
+    ball, model = get_norm(p.norm), trusting(model)
     x_now, radius = books.x, xp.full_like(books.size, xp.inf)
     for taken in range(p.steps + 1):
         if deadline is not None and time.monotonic() >= deadline:

@@ -12,6 +12,7 @@ from dra_serve.attacks.norms import clip, get_norm
 from dra_serve.attacks.parameters import MAX_STEPS, check_loss, radius_within, step_size
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
+from dra_serve.checked import trusting
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier, Loss
 from dra_serve.errors import BadRequest
@@ -103,7 +104,7 @@ def _walk(
     deadline: float | None,
     on_step: OnStep | None,
 ) -> None:
-    ball, g = get_norm(p.norm), None
+    ball, model, g = get_norm(p.norm), trusting(model), None
     for taken in range(p.steps + 1):
         if deadline is not None and time.monotonic() >= deadline:
             return

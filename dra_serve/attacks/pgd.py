@@ -14,6 +14,7 @@ from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.parameters import PgdParameters, resolve
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
+from dra_serve.checked import trusting
 from dra_serve.classifier import Array, Classifier, Loss
 
 
@@ -49,8 +50,11 @@ def _step(ball: Norm, x: Array, x_adv: Array, grad: Array, *, eps: float, alpha:
 
     Clipping comes last: it moves each pixel towards x, which cannot leave the ball.
     """
-    delta = ball.project(x_adv + alpha * ball.ascent(grad) - x, eps)
-    return clip(x + delta, 0.0, 1.0)
+    moved = ball.ascent(grad)
+    moved *= alpha  # in place: a batch's temporaries cost more than its arithmetic
+    moved += x_adv
+    moved -= x
+    return clip(x + ball.project(moved, eps), 0.0, 1.0)
 
 
 def random_start(
@@ -142,7 +146,7 @@ def _climb(
             return x
         return random_start(x, norm=p.norm, eps=p.eps, seed=p.seed, indices=ids[rows], restart=restart)
 
-    ball = get_norm(p.norm)
+    ball, model = get_norm(p.norm), trusting(model)
     if not progress.begin(start):
         return False
     for taken in range(p.steps + 1):

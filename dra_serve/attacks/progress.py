@@ -28,7 +28,7 @@ class Progress:
 
     The clean image is the first candidate. A later one replaces it if it fools the model where none
     did before, or equals it in that and has a higher loss. What is known of an open image is kept beside
-    it and written back when it closes: indexed writes at every step cost torch a third of a millisecond.
+    it and written back when it closes: indexed writes are slow on torch.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from dra_serve.attacks.parameters import MAX_SEED, radius_within
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.square_windows import WINDOWS, Draws
+from dra_serve.checked import trusting
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier
 
@@ -123,6 +124,7 @@ def _search(
 
     if not progress.begin(start):
         return
+    model = trusting(model)
     draws = Draws(p.seed, own_ids, windows.width)
     best = _Best.before(progress.x_adv, len(model.classes))
     for query in range(1, p.queries + 1):

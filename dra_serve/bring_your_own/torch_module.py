@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dra_serve.attacks.losses import LOSS_FUNCTIONS
-from dra_serve.checks import check_images, check_labels
+from dra_serve.checked import Checked
 from dra_serve.classifier import Loss
 from dra_serve.errors import BadRequest
 
@@ -27,7 +27,7 @@ _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 _ALLOWED = "module:function, importable from here, returning a torch module on [0, 1] images"
 
 
-class TorchModule:
+class TorchModule(Checked):
     """A torch network on [0, 1] images, NumPy in and NumPy out, in evaluation mode.
 
     network: maps (N, C, H, W) to logits (N, K); normalisation is inside. Its parameters need no gradients
@@ -61,29 +61,13 @@ class TorchModule:
             raise BadRequest("classes", given=len(self.classes), allowed=f"{answer.shape[1]}, one a logit")
         self.sha256 = _sha256(network)
 
-    def logits(self, x: np.ndarray) -> np.ndarray:
-        """Return unnormalised scores, float32 (N, K), of x: float32 (N, C, H, W) in [0, 1]."""
-        check_images(x, self.input_shape)
-        if len(x) == 0:
-            return np.zeros((0, len(self.classes)), np.float32)
+    def _logits(self, x: np.ndarray) -> np.ndarray:
         with self._torch.no_grad():
             return self._numpy(self._network(self._tensor(x)))
 
-    def loss_and_grad(
+    def _loss_and_grad(
         self, x: np.ndarray, y: np.ndarray, loss: Loss = "ce", target: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return logits (N, K), loss (N,) and its gradient at x, all float32. Raises BadRequest."""
-        check_images(x, self.input_shape)
-        n, classes = len(x), len(self.classes)
-        y = check_labels(y, n, classes, like=x)
-        if loss not in LOSS_FUNCTIONS:
-            raise BadRequest("loss", given=loss, allowed=", ".join(LOSS_FUNCTIONS))
-        if target is not None:
-            target = check_labels(target, n, classes, like=x, field="target")
-        elif loss == "dlr_targeted":
-            raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
-        if n == 0:
-            return np.zeros((0, classes), np.float32), np.zeros(0, np.float32), x.copy()
         images = self._tensor(x).requires_grad_(True)
         with self._torch.enable_grad():
             scores = self._network(images)
