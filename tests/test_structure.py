@@ -72,6 +72,7 @@ HOUSE = (
     "training/checkpoint.py",
     "training/loop.py",
     "training/probe_teacher.py",
+    "training/sweep.py",
     "training/torch_classifier.py",
     "training/train.py",
     "training/train_teacher.py",

@@ -50,8 +50,7 @@ def train(
     """
     check_recipe(recipe, data)
     claim(folder, recipe)
-    order = torch.randperm(len(data.train_y), generator=torch.Generator().manual_seed(recipe.seed))
-    held, kept = order[: recipe.held_out], order[recipe.held_out :].sort().values
+    held, kept = split(recipe, len(data.train_y))
     run = Run(recipe, data, kept, teacher_features(recipe, data, folder.parent) if recipe.lam else None)
     progress = _resume(run, folder)
     _choose_path(run, progress, path)
@@ -73,6 +72,12 @@ def train(
             else:
                 keep.save_if_due()
     return _write_model(run, folder, keep)
+
+
+def split(recipe: Recipe, n: int) -> tuple[Tensor, Tensor]:
+    """Return indices of the held-out images (held_out,) and of those trained on, sorted, among n."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    return order[: recipe.held_out], order[recipe.held_out :].sort().values
 
 
 def teacher_features(recipe: Recipe, data: ImageData, cache: Path) -> CachedFeatures:

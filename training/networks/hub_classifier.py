@@ -1,6 +1,8 @@
 """A network with its normalisation inside, as it is trained, exported and loaded from the Hub."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -48,3 +50,10 @@ class HubClassifier(nn.Module, PyTorchModelHubMixin):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)[0]
+
+    @classmethod
+    def _from_pretrained(cls, **arguments: Any) -> "HubClassifier":
+        """Load as the mixin does, its remark on stderr: stdout belongs to results."""
+        with redirect_stdout(sys.stderr):
+            loaded: HubClassifier = super()._from_pretrained(**arguments)
+        return loaded
