@@ -40,29 +40,36 @@ class Pool:
         self._places.release()
 
     async def run(self, work: Work[T], request: Request) -> T:
-        """Return the result of work(stop). If the client leaves, set `stop` and raise ClientGone.
-
-        The request's body must have been read: what comes after it is the disconnect.
-        """
+        """Return the result of work(stop). If the client leaves, set `stop` and raise ClientGone."""
         stop = threading.Event()
-        job: asyncio.Future[T] = asyncio.wrap_future(self.submit(work, stop))
-        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnect(request))
-        first: list[asyncio.Future[Any]] = [job, gone]
         try:
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if not job.done():
-                raise ClientGone("the client closed the connection")
-            return job.result()
+            return await while_connected(asyncio.wrap_future(self.submit(work, stop)), request)
         finally:
-            stop.set()
-            job.cancel()  # takes it out of the queue; work that has begun ends by the flag
-            gone.cancel()
+            stop.set()  # work that has begun ends by the flag
 
     def close(self) -> None:
         """Take nothing more, and stop what still runs: its clients have been given up."""
         for stop in list(self._stops):
             stop.set()
         self._executor.shutdown(cancel_futures=True)
+
+
+async def while_connected(job: asyncio.Future[T], request: Request) -> T:
+    """Return the result of job. If the client leaves, or this is cancelled, cancel it; raise ClientGone.
+
+    Cancelling takes it out of its queue. The request's body must have been read: what comes after it is
+    the disconnect.
+    """
+    gone: asyncio.Future[None] = asyncio.ensure_future(_disconnect(request))
+    first: list[asyncio.Future[Any]] = [job, gone]
+    try:
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            raise ClientGone("the client closed the connection")
+        return job.result()
+    finally:
+        job.cancel()
+        gone.cancel()
 
 
 class Traffic:

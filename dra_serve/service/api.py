@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +14,16 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from dra_serve.errors import DraServeError, ShuttingDown
-from dra_serve.images import decode, fit
+from dra_serve.images import decode, fit, to_float
 from dra_serve.onnx_classifier import OnnxClassifier
-from dra_serve.service.admission import Pool, Traffic
-from dra_serve.service.answers import AttackAnswer, predict_pixels
+from dra_serve.service.admission import Pool, Traffic, while_connected
+from dra_serve.service.answers import AttackAnswer, to_prediction
 from dra_serve.service.attack_job import AttackJob, AttackStream
+from dra_serve.service.batcher import Batcher, Call
 from dra_serve.service.guard import Guard
-from dra_serve.service.inputs import Inputs, read_inputs
+from dra_serve.service.inputs import MAX_IMAGES, Inputs, read_inputs
 from dra_serve.service.metrics import Metrics
+from dra_serve.service.open_inference import add_v2
 from dra_serve.service.openapi import describe_body, problems
 from dra_serve.service.problems import http_problem_response
 from dra_serve.service.registry import Registry
@@ -34,10 +37,11 @@ from dra_serve.service.schemas import (
     PredictOut,
 )
 from dra_serve.service.settings import Settings
+from dra_serve.service.statistics import Statistics
 
 _DOCS = Path(__file__).parent / "docs.html"
 _PREDICT_THREADS = 2
-_PREDICT_QUEUE = 64
+_PREDICT_QUEUE = 64  # images to decode, and again images that wait for a model
 
 
 class Service:
@@ -46,8 +50,19 @@ class Service:
     def __init__(self, registry: Registry, settings: Settings, traffic: Traffic) -> None:
         self.registry, self.settings, self.traffic = registry, settings, traffic
         self.metrics = Metrics()
+        self.statistics = {model.name: Statistics() for model in registry}
         # Two pools: a prediction takes milliseconds and must not wait behind attacks that take seconds.
         self.predictions = Pool("predictions", threads=_PREDICT_THREADS, queue=_PREDICT_QUEUE, retry_after=1)
+        self._batchers = {
+            model.name: Batcher(
+                model.name,
+                model.logits,
+                max_images=MAX_IMAGES,
+                queue=_PREDICT_QUEUE,
+                observe=partial(self._count_call, model.name),
+            )
+            for model in registry
+        }
         self.attacks = Pool("attacks", threads=settings.threads, queue=settings.queue, retry_after=5)
 
     async def predict(self, request: Request) -> PredictOut:
@@ -55,12 +70,17 @@ class Service:
         fields = inputs.parse(PredictFields)
         model = self.registry.get(fields.model)
 
-        def work(_: Any) -> PredictOut:
-            pixels = _decode(inputs, model, resize=fields.resize)
-            predictions = predict_pixels(model, pixels, top_k=fields.top_k)
-            return PredictOut(model=model.name, predictions=[PredictionOut.of(p) for p in predictions])
+        def work(_: Any) -> np.ndarray:
+            return to_float(np.stack(_decode(inputs, model, resize=fields.resize)))
 
-        return await self.predictions.run(work, request)
+        logits = await self.logits(model, await self.predictions.run(work, request), request)
+        predictions = [to_prediction(row, model.classes, fields.top_k) for row in logits]
+        return PredictOut(model=model.name, predictions=[PredictionOut.of(p) for p in predictions])
+
+    async def logits(self, model: OnnxClassifier, x: np.ndarray, request: Request) -> np.ndarray:
+        """Return the model's logits (N, K), computed in one call with whatever else waits for it."""
+        asked = asyncio.ensure_future(self._batchers[model.name].ask(x))
+        return await while_connected(asked, request)
 
     async def read_attack(self, request: Request) -> AttackJob:
         """Return the attack a request asks for, decoded and checked."""
@@ -86,14 +106,27 @@ class Service:
         self.count(answer)
         return AttackOut.of(answer)
 
+    async def require_ready(self) -> None:
+        """Raise ShuttingDown while draining, NotReady if a model has changed its mind."""
+        if self.traffic.draining:
+            raise ShuttingDown("the service is shutting down", retry_after=5)
+        if not await asyncio.to_thread(self.registry.is_right):
+            raise NotReady("a model no longer answers its golden image as it did at start")
+
     def count(self, answer: AttackAnswer) -> None:
         for result in answer.results:
             self.metrics.attack(
                 result.model, success=result.success, complete=result.complete, steps=result.steps_done
             )
 
-    def close(self) -> None:
-        """Take no more work, stop what still runs."""
+    def _count_call(self, model: str, call: Call) -> None:
+        self.metrics.call(model, call.images)
+        self.statistics[model].add(call)
+
+    async def close(self) -> None:
+        """Take no more work, answer the predictions that wait, stop the attacks that still run."""
+        for batcher in self._batchers.values():
+            await batcher.close()
         self.attacks.close()
         self.predictions.close()
 
@@ -116,6 +149,7 @@ def create_app(registry: Registry, settings: Settings, traffic: Traffic | None =
     app.add_middleware(Guard, traffic=service.traffic, metrics=service.metrics)
     app.add_exception_handler(HTTPException, _framework_error)
     _add_v1(app, service)
+    add_v2(app, service)
     _add_health(app, service)
     _add_pages(app, service)
     return app
@@ -180,10 +214,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", tags=["health"], responses=problems(503))
     async def readyz() -> Health:
         """Every model is loaded and answers a golden image as it did when it was loaded."""
-        if service.traffic.draining:
-            raise ShuttingDown("the service is shutting down", retry_after=5)
-        if not await asyncio.to_thread(service.registry.is_right):
-            raise NotReady("a model no longer answers its golden image as it did at start")
+        await service.require_ready()
         return Health(status="ready")
 
     @app.get("/metrics", tags=["health"], response_class=Response)
@@ -210,9 +241,9 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         ui.mount(app, service.registry, attack_seconds=service.settings.attack_seconds)
 
 
-async def _framework_error(_: Request, error: Exception) -> Response:
+async def _framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return http_problem_response(error)
+    return http_problem_response(error, request.url.path)
 
 
 class NotReady(DraServeError):

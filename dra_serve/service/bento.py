@@ -78,7 +78,7 @@ class _Dra:
     async def stop(self) -> None:
         """Refuse new work, let what runs finish."""
         traffic.draining = True
-        self._app.state.service.close()
+        await self._app.state.service.close()
         await self._running.aclose()
 
 

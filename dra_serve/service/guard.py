@@ -17,12 +17,12 @@ from dra_serve.errors import DraServeError, ShuttingDown, TooLarge
 from dra_serve.service.admission import Traffic
 from dra_serve.service.logs import log
 from dra_serve.service.metrics import Metrics
-from dra_serve.service.problems import ClientGone, SlowBody, problem_response, unexpected_response
+from dra_serve.service.problems import ClientGone, SlowBody, error_response, unexpected_response
 
 MAX_BODY = 16 * 2**20
 BODY_SECONDS = 30
 _TOO_LARGE = f"body: more than {MAX_BODY:,} bytes"
-_WORK = "/v1/"
+_WORK = ("/v1/", "/v2/models/", "/v2/repository/")
 
 
 @dataclass
@@ -71,10 +71,10 @@ class Guard:
             exchange.status = error.status
             return
         except DraServeError as error:
-            response = problem_response(error)
+            response = error_response(error, scope["path"])
         except Exception:
             exchange.trace = traceback.format_exc()
-            response = unexpected_response()
+            response = unexpected_response(scope["path"])
         if exchange.status is None:
             await response(scope, receive, send_marked)
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
+_SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
@@ -36,6 +37,13 @@ class Metrics:
         self._attacks = Counter(
             "dra_attacks", "Models attacked, by outcome.", ("model", "outcome"), registry=self._registry
         )
+        self._calls = Histogram(
+            "dra_batch_images",
+            "Images of one call of a model: more than one where requests came while it was busy.",
+            ("model",),
+            buckets=_SIZES,
+            registry=self._registry,
+        )
         self._steps = Counter("dra_attack_steps", "Attack steps taken.", registry=self._registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -43,6 +51,10 @@ class Metrics:
         known = method if method in _METHODS else "OTHER"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def call(self, model: str, images: int) -> None:
+        """Count one call of a model for predictions."""
+        self._calls.labels(model).observe(images)
 
     def attack(self, model: str, *, success: bool, complete: bool, steps: int) -> None:
         """Count one attack on one model."""

@@ -48,14 +48,30 @@ def to_problem(error: DraServeError) -> Problem:
     )
 
 
+_V2 = "/v2"
+
+
+def error_response(error: DraServeError, path: str) -> JSONResponse:
+    """Return the response to `error` on this path: problem+json, or under /v2 what its protocol has."""
+    if not is_v2(path):
+        return problem_response(error)
+    retry = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
+    return JSONResponse({"error": to_problem(error).detail}, error.status, headers=retry)
+
+
+def is_v2(path: str) -> bool:
+    """Return whether the path belongs to the Open Inference Protocol."""
+    return path == _V2 or path.startswith(f"{_V2}/")
+
+
 def problem_response(error: DraServeError) -> JSONResponse:
     """Return the response to `error`."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
     return _response(to_problem(error), headers)
 
 
-def http_problem_response(error: HTTPException) -> JSONResponse:
-    """Return the response to an error of the framework, its headers (`Allow`) kept."""
+def http_problem_response(error: HTTPException, path: str) -> JSONResponse:
+    """Return the response to an error of the framework on this path, its headers (`Allow`) kept."""
     title, detail = _FRAMEWORK.get(error.status_code, (_phrase(error.status_code), str(error.detail)))
     problem = Problem(
         type=_urn(title),
@@ -64,12 +80,14 @@ def http_problem_response(error: HTTPException) -> JSONResponse:
         detail=detail.format(**_headers(error)),
         field=None,
     )
+    if is_v2(path):
+        return JSONResponse({"error": problem.detail}, problem.status, headers=error.headers)
     return _response(problem, error.headers)
 
 
-def unexpected_response() -> JSONResponse:
+def unexpected_response(path: str) -> JSONResponse:
     """Return the response to an exception nobody expected: nothing of it leaves the process."""
-    return problem_response(DraServeError(_OURS))
+    return error_response(DraServeError(_OURS), path)
 
 
 def from_validation(error: ValidationError, model: type[BaseModel]) -> UserError:

@@ -203,6 +203,16 @@ def test_openapi_names_every_route_field_and_problem(http: httpx.Client) -> None
         "/livez",
         "/readyz",
         "/metrics",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/repository/index",
+        "/v2/models/stats",
+        *(
+            f"/v2/models/{{model}}{version}{end}"
+            for version in ("", "/versions/{version}")
+            for end in ("", "/ready", "/config", "/stats", "/infer")
+        ),
     }
     attack = api["paths"]["/v1/attack"]["post"]
     form = attack["requestBody"]["content"]["multipart/form-data"]["schema"]
