@@ -35,7 +35,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "serve")
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         os.environ.update(settings.to_environ())
         if settings.workers == 1:
             _serve_here(settings, listener)
@@ -44,11 +44,17 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     _serve_with_supervisor(settings, host, port)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; clients that come while models load wait for their answer."""
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; clients that come while models load wait for their answer.
+
+    Its connections inherit TCP_NODELAY. asyncio would set it only where the socket names its protocol, which
+    create_server's do not: the body, sent after the head, then waits 40 ms for the client's acknowledgement.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (socket.gaierror, UnicodeError) as error:
         raise BadRequest("host", given=host, allowed="a name or an address of this machine") from error
     except OSError as error:
