@@ -2,20 +2,13 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from dra_serve.errors import BadRequest, DataMissing, UserError
+from dra_serve.errors import BadRequest, UserError
 from dra_serve.source_options import Source, takes_source
-
-if TYPE_CHECKING:
-    from dra_serve.classifier import Model
-    from dra_serve.evaluation.data import LabelledImages
-    from dra_serve.evaluation.plan import Plan
 
 _MODELS = "a model folder, bundled:NAME, .onnx file, Hub id or module:function"
 
@@ -51,7 +44,15 @@ def evaluate_command(
     n: Annotated[
         int | None, typer.Option("-n", help="A random choice of so many images; default: all.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images at a time; default: 1.5 MiB of them.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images at a time; default: 1.5 MiB of them a thread.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Slices of a batch attacked at once; default: the cores, 1 for torch."
+        ),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder to go on from after a kill; default: one in the cache.")
     ] = None,
@@ -71,10 +72,12 @@ def evaluate_command(
     launch, or by hand in several shells) each process takes its share; the last one writes the receipt.
     """
     if verify is not None:
-        _verify(model, source, data, verify, state, batch, as_json=as_json)
+        _verify(model, source, data, verify, state, batch, threads, as_json=as_json)
         return
     from dra_serve.evaluation.data import read_images
+    from dra_serve.evaluation.keeping import keep_receipt, write_receipt
     from dra_serve.evaluation.plan import make_plan
+    from dra_serve.evaluation.session import carry_out, find_data, find_threads
     from dra_serve.evaluation.shards import shard_of
     from dra_serve.evaluation.words import summary
 
@@ -104,120 +107,17 @@ def evaluate_command(
         seed=seed,
         **options,
     )
-    images = read_images(_find(data, classifier), n=n, seed=seed)
+    find_threads(classifier, threads)
+    images = read_images(find_data(data, classifier), n=n, seed=seed)
 
     def deliver(made: dict[str, Any]) -> None:
         if receipt is not None:
-            _write(receipt, made)
+            write_receipt(receipt, made)
         if keep:
-            _keep(Path(model), made)
+            keep_receipt(Path(model), made)
         print(json.dumps(made) if as_json else summary(made))
 
-    _run(classifier, images, plan, deliver, subset_seed=seed, state=state, batch=batch)
-
-
-def _find(data: Path | None, classifier: "Model") -> Path:
-    """Return the data to evaluate on: as given, else where the environment says the model's data is."""
-    if data is not None:
-        return data
-    name = classifier.config.data.name if classifier.config else "cifar10"
-    variable = f"DRA_SERVE_{name.upper().replace('-', '_')}"
-    if variable not in os.environ:
-        raise DataMissing(
-            f"data: give --data FOLDER, or set {variable}, to {name}'s test images", field="data"
-        )
-    return Path(os.environ[variable])
-
-
-def _run(
-    classifier: "Model",
-    images: "LabelledImages",
-    plan: "Plan",
-    deliver: Callable[[dict[str, Any]], None],
-    *,
-    subset_seed: int,
-    state: Path | None,
-    batch: int | None,
-) -> None:
-    """Evaluate with a bar, going on from a killed run of the same, and deliver the receipt if all is done.
-
-    A shard that is not the last says what is missing instead.
-    """
-    from dra_serve.cache import cache_folder
-    from dra_serve.evaluation.bar import progress_bar
-    from dra_serve.evaluation.merge import merging
-    from dra_serve.evaluation.receipt import build_receipt
-    from dra_serve.evaluation.runner import run
-    from dra_serve.evaluation.shards import shard_of
-
-    shard = shard_of(os.environ)
-    state = state or cache_folder() / "evaluations" / plan.fingerprint(classifier, images)
-    with progress_bar(shard) as show:
-        outcomes = run(classifier, images, plan, batch=batch, state=state, shard=shard, on_batch=show)
-    done = f"shard {shard.rank} of {shard.world} is done"
-    another = f"{done}; another wrote the receipt"
-    if not outcomes.complete and not state.exists():
-        print(another, file=sys.stderr)
-        return
-    if not outcomes.complete:
-        left = int((~outcomes.done).sum())
-        print(
-            f"{done}; {left:,} of {len(images.y):,} images are missing: "
-            f"{', '.join(outcomes.missing)}. The last to finish, or this command again, writes the receipt.",
-            file=sys.stderr,
-        )
-        return
-    with merging(state) as mine:
-        if not mine:
-            print(another, file=sys.stderr)
-            return
-        receipt = build_receipt(
-            outcomes,
-            images,
-            plan,
-            model=classifier.name,
-            model_sha256=classifier.sha256,
-            gradient_sha256=classifier.gradient_sha256,
-            classes=classifier.classes,
-            subset_seed=subset_seed,
-            warnings=_suspicions(classifier, images, plan),
-        )
-        deliver(receipt)
-
-
-def _suspicions(classifier: "Model", images: "LabelledImages", plan: "Plan") -> list[str]:
-    """Return what a quick look at a few of the images gives reason to doubt; `doctor` looks longer."""
-    from dra_serve.evaluation.data import as_float
-    from dra_serve.evaluation.diagnosis import AT_MOST, warnings_for
-    from dra_serve.evaluation.runner import evaluation_order
-
-    few = evaluation_order(len(images.y))[:AT_MOST]
-    x, y = as_float(images.x[few]), images.y[few]
-    return warnings_for(classifier, x, y, norm=plan.norm, eps=plan.eps)
-
-
-def _write(file: Path, receipt: dict[str, Any]) -> None:
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise UserError(f"receipt: {file}: {error.strerror}", field="receipt") from error
-
-
-def _keep(folder: Path, receipt: dict[str, Any]) -> None:
-    """Add a receipt to the folder, in place of one of the same attacks, data, images and model."""
-    from dra_serve.card import write_card
-    from dra_serve.model_folder import read_folder, write_receipts, write_sums
-    from dra_serve.receipts import same_run
-
-    def replaced(old: dict[str, Any]) -> bool:
-        return old["model_sha256"] == receipt["model_sha256"] and same_run(old, receipt)
-
-    others = [old for old in read_folder(folder).receipts if not replaced(old)]
-    write_receipts(folder, [*others, receipt])
-    write_sums(folder)
-    write_card(folder)
+    carry_out(classifier, images, plan, deliver, subset_seed=seed, state=state, batch=batch, threads=threads)
 
 
 def _verify(
@@ -227,12 +127,14 @@ def _verify(
     path: Path,
     state: Path | None,
     batch: int | None,
+    threads: int | None,
     *,
     as_json: bool,
 ) -> None:
     """Run each receipt of a file again and say whether it is the same; exit code 1 where one is not."""
     from dra_serve.evaluation.plan import plan_again
     from dra_serve.evaluation.receipt import read_receipts
+    from dra_serve.evaluation.session import carry_out, find_data
     from dra_serve.evaluation.verify import differences, images_of
     from dra_serve.evaluation.words import summary
 
@@ -244,7 +146,7 @@ def _verify(
             raise BadRequest("verify", given=given, allowed=f"{classifier.name}, {classifier.sha256[:12]}")
     results: list[dict[str, Any]] = []
     for receipt in receipts:
-        which, images = receipt["images"], images_of(receipt, _find(data, classifier))
+        which, images = receipt["images"], images_of(receipt, find_data(data, classifier))
 
         def compare(again: dict[str, Any], old: dict[str, Any] = receipt) -> None:
             moved = differences(old, again)
@@ -254,7 +156,7 @@ def _verify(
                 counts = ", ".join(f"{name} {count}" for name, count in moved.items())
                 print("same" if same else f"different (images: {counts})", summary(again), sep=": ")
 
-        _run(
+        carry_out(
             classifier,
             images,
             plan_again(classifier.input_shape, receipt),
@@ -262,6 +164,7 @@ def _verify(
             subset_seed=0 if which == "all" else which["permutation_seed"],
             state=state,
             batch=batch,
+            threads=threads,
         )
     if as_json:
         print(json.dumps({"verified": results}))

@@ -97,7 +97,7 @@ def examine(model: "Model", images: "LabelledImages", *, norm: str, eps: float, 
     """
     from dra_serve.evaluation.data import as_float
     from dra_serve.evaluation.diagnosis import Case, claimed
-    from dra_serve.evaluation.runner import check_fit
+    from dra_serve.evaluation.fit import check_fit
 
     check_fit(model, images)
     started = time.monotonic()

@@ -11,7 +11,7 @@ import numpy as np
 from dra_serve.errors import BadRequest
 from dra_serve.evaluation.outcomes import Outcomes
 from dra_serve.evaluation.shards import Shard
-from dra_serve.evaluation.state import State
+from dra_serve.evaluation.state import Key, State
 
 _STATE = re.compile(r"\d+-of-(\d+)\.json")
 _OURS = re.compile(r"\d+-of-\d+\.json(\.\d+\.partial)?")
@@ -42,13 +42,13 @@ def outcomes_of(states: Sequence[State], n: int) -> Outcomes:
     )
 
 
-def read_shards(folder: Path, key: str, order: np.ndarray, attacks: int, world: int) -> list[State]:
+def read_shards(folder: Path, key: Key, order: np.ndarray, attacks: int, world: int) -> list[State]:
     """Return the state of each of `world` shards of an evaluation, begun or not."""
     shards = [Shard(rank, world) for rank in range(world)]
     return [State(folder, key, shard, shard.part(order), attacks) for shard in shards]
 
 
-def finished_outcomes(folder: Path, key: str, order: np.ndarray, attacks: int) -> Outcomes | None:
+def finished_outcomes(folder: Path, key: Key, order: np.ndarray, attacks: int) -> Outcomes | None:
     """Return the outcomes that lie complete in the folder, however many shards found them, or None."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     for world in sorted({int(match[1]) for name in names if (match := _STATE.fullmatch(name))}):

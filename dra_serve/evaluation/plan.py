@@ -56,7 +56,7 @@ class Plan:
         return self.runs[-1].parameters.eps
 
     def fingerprint(self, model: Classifier, images: LabelledImages, model_sha256: str | None = None) -> str:
-        """Return a hash of all that decides an outcome: attacks, images and their ids, and the model.
+        """Return a hash of what is asked: attacks, images and their ids, and the model.
 
         model_sha256: by default the model's own `sha256`.
         """

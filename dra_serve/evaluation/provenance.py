@@ -1,15 +1,40 @@
 """Where a figure came from: versions, commit, hardware."""
 
-import os
+import hashlib
 import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+from dra_serve.evaluation.threads import cores
+
+_PACKAGE = Path(__file__).parents[1]
+_ROOT = _PACKAGE.parent
+_DECIDES_NOTHING = ("service", "cli.py", "client.py")
 _ENGINES = ("onnxruntime", "torch")
+
+
+@cache
+def code() -> str:
+    """Return what decides an outcome beside model, images and attacks, in words: our sources, the engines.
+
+    The sources' hash, rather than version or commit, sees edits nobody has committed, and not those to
+    the service or the documents. Engines as installed: which of them are loaded may change by chance.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        where = file.relative_to(_PACKAGE)
+        if where.parts[0] not in _DECIDES_NOTHING:
+            digest.update(f"{where.as_posix()}\0".encode() + file.read_bytes())
+    parts = [f"dra-serve {version('dra-serve')} (sources {digest.hexdigest()[:12]})"]
+    for name in ("numpy", *_ENGINES):
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {version(name)}")
+    return ", ".join(parts)
 
 
 def packages() -> dict[str, str]:
@@ -33,8 +58,7 @@ def commit() -> str | None:
 
 def hardware() -> str:
     """Return the processor's name, its architecture and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_cpu()}, {platform.machine()}, {cores} cores"
+    return f"{_cpu()}, {platform.machine()}, {cores()} cores"
 
 
 def _cpu() -> str:

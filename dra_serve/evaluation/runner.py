@@ -1,29 +1,28 @@
 """Attack every image once and keep what became of it, batch by batch, on disk if asked."""
 
-import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_api_compat import to_device
 
-from dra_serve.attacks.norms import get_norm
 from dra_serve.checks import check_integer
 from dra_serve.classifier import Array, Classifier
-from dra_serve.errors import BadRequest, DraServeError
+from dra_serve.errors import BadRequest
 from dra_serve.evaluation.data import LabelledImages, as_float
+from dra_serve.evaluation.fit import check_fit
+from dra_serve.evaluation.judge import Judge
 from dra_serve.evaluation.merge import finished_outcomes, outcomes_of, prepare, read_shards
 from dra_serve.evaluation.outcomes import Outcomes, Standing
 from dra_serve.evaluation.plan import Plan, Radii, Run, make_plan
+from dra_serve.evaluation.provenance import code
 from dra_serve.evaluation.shards import WHOLE, Shard
-from dra_serve.evaluation.state import State
-from dra_serve.images import round_into_ball
+from dra_serve.evaluation.state import Key, State
 
 MAX_BATCH = 512
+MAX_THREADS = 1024
 _BATCH_BYTES = 128 * 4 * 3 * 32 * 32  # 128 images of CIFAR-10, 2 of 3 x 224 x 224
-_SLACK = 1e-5  # relative: what float32 does to x + delta
 
 OnBatch = Callable[[Standing], None]
 
@@ -47,6 +46,7 @@ def evaluate(
     eps: Radii = "8/255",
     seed: int = 0,
     batch: int | None = None,
+    threads: int = 1,
     state: Path | None = None,
     shard: Shard = WHOLE,
     model_sha256: str | None = None,
@@ -58,7 +58,10 @@ def evaluate(
 
     images: `LabelledImages`, or x (N, C, H, W), uint8 or float32 in [0, 1], with y (N,) labels.
     eps: a radius or several, as in `make_plan`. options: the attack's own (steps, restarts...).
-    batch: images at a time, by default `batch_for`; it changes nothing but memory and pace.
+    batch: images at a time, by default `batch_for` for each thread. threads: into how many slices a batch
+    is cut that are attacked at once; more than 1 only for a model that threads may share, as they may an
+    OnnxClassifier. A torch model keeps 1: torch has threads of its own. Neither changes an outcome, only
+    memory and pace.
     The rest as in `run`. Raises BadRequest naming the field, before any work.
 
     >>> outcomes = dra_serve.evaluate(model, x, y, suite="fast", eps="8/255")  # doctest: +SKIP
@@ -81,6 +84,7 @@ def evaluate(
         images,
         plan,
         batch=batch,
+        threads=threads,
         state=state,
         shard=shard,
         model_sha256=model_sha256,
@@ -95,6 +99,7 @@ def run(
     plan: Plan,
     *,
     batch: int | None = None,
+    threads: int = 1,
     state: Path | None = None,
     shard: Shard = WHOLE,
     model_sha256: str | None = None,
@@ -103,19 +108,24 @@ def run(
 ) -> Outcomes:
     """Return the outcomes of a plan; incomplete for a shard whose neighbours are not done.
 
-    Noise is keyed by an image's position in the data set, so batch size, subset and shards change
-    nothing. The verdict is the model's own answer (`logits`) to the adversarial image and to its rounding
-    to k/255, which is what a PNG of it holds; the attack's opinion does not count. The next attack sees
-    the images that are still right on either.
+    Noise is keyed by an image's position in the data set, so batch size, threads, subset and shards
+    change nothing. The verdict is the model's own answer (`logits`) to the adversarial image and to its
+    rounding to k/255, which is what a PNG of it holds; the attack's opinion does not count. The next
+    attack sees the images that are still right on either.
 
     state: a folder, shared by all shards, with a file each, rewritten after every batch; a killed
-    evaluation goes on from it. It knows the model by model_sha256, by default the model's own `sha256`.
+    evaluation goes on from it, by the same code and packages only. It knows the model by model_sha256, by
+    default the model's own `sha256`.
     on_batch: called before the first batch and after each; images go in a random order, so that the
     figures so far estimate the whole. as_array: NumPy to the model's array library (torch.from_numpy).
 
-    Raises BadRequest for images that do not fit the model, and for a state of another evaluation.
+    Raises BadRequest for images that do not fit the model, and for a state of another evaluation;
+    UserError for one of other code.
     """
-    size = batch_for(model.input_shape) if batch is None else check_integer(batch, 1, 2**20, field="batch")
+    check_integer(threads, 1, MAX_THREADS, field="threads")
+    size = check_integer(
+        threads * batch_for(model.input_shape) if batch is None else batch, 1, 2**20, field="batch"
+    )
     check_fit(model, images)
     if state is not None and not (model_sha256 or getattr(model, "sha256", None)):
         allowed = "the sha256 of the weights, which names the state"
@@ -123,14 +133,14 @@ def run(
     if state is None and shard.world > 1:
         raise BadRequest("state", given=None, allowed="a folder that all shards share")
     order, attacks = evaluation_order(len(images.y)), len(plan.runs)
-    key = plan.fingerprint(model, images, model_sha256)
+    key = Key(plan.fingerprint(model, images, model_sha256), code())
     if state is not None:
         prepare(state)
         if (found := finished_outcomes(state, key, order, attacks)) is not None:
             return found
     own = State(state, key, shard, shard.part(order), attacks)
     own.begin()
-    _finish(own, model, images, plan, size, on_batch, as_array)
+    _finish(own, Judge(model, as_array, threads), images, plan, size, on_batch)
     if state is not None and shard.world > 1:
         return outcomes_of(read_shards(state, key, order, attacks, shard.world), len(order))
     return outcomes_of([own], len(order))
@@ -141,29 +151,8 @@ def evaluation_order(n: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(n)
 
 
-def check_fit(model: Classifier, images: LabelledImages) -> None:
-    """Raise BadRequest unless the images have the model's shape, its labels and, if named, its classes."""
-    if tuple(images.x.shape[1:]) != tuple(model.input_shape):
-        given = f"images of shape {tuple(images.x.shape[1:])}"
-        raise BadRequest("data", given=given, allowed=f"{tuple(model.input_shape)}, the model's input")
-    last = len(model.classes) - 1
-    if images.y.min() < 0 or images.y.max() > last:
-        given = f"labels from {images.y.min()} to {images.y.max()}"
-        raise BadRequest("data", given=given, allowed=f"0 to {last}, the model's classes")
-    unnamed = tuple(map(str, range(last + 1)))  # of a plain .onnx file
-    if images.classes is not None and model.classes not in (images.classes, unnamed):
-        given, allowed = (", ".join(names) for names in (images.classes, model.classes))
-        raise BadRequest("data", given=f"classes {given}", allowed=f"the model's, in their order: {allowed}")
-
-
 def _finish(
-    state: State,
-    model: Classifier,
-    images: LabelledImages,
-    plan: Plan,
-    batch: int,
-    on_batch: OnBatch | None,
-    as_array: Callable[[np.ndarray], Array],
+    state: State, judge: Judge, images: LabelledImages, plan: Plan, batch: int, on_batch: OnBatch | None
 ) -> None:
     """Run what the state still lacks."""
     while (unit := state.next(batch)) is not None:
@@ -171,7 +160,7 @@ def _finish(
         if on_batch is not None:
             on_batch(_standing(state, plan.runs[number].name))
         started = time.monotonic()
-        unconfirmed = _judge(state, number, part, plan.runs[number], model, images, as_array)
+        unconfirmed = _judge(state, number, part, plan.runs[number], judge, images)
         state.record(number, part, seconds=time.monotonic() - started, unconfirmed=unconfirmed)
     if on_batch is not None:
         on_batch(_standing(state, plan.runs[-1].name))
@@ -189,30 +178,15 @@ def _standing(state: State, attack: str) -> Standing:
     )
 
 
-def _judge(
-    state: State,
-    number: int,
-    part: slice,
-    run: Run,
-    model: Classifier,
-    images: LabelledImages,
-    as_array: Callable[[np.ndarray], Array],
-) -> int:
+def _judge(state: State, number: int, part: slice, run: Run, judge: Judge, images: LabelledImages) -> int:
     """Set the outcomes of the rows `part` under one attack; return how many claims the model denied.
 
     What is wrong when clean needs no attack.
     """
-
-    def right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        answer: np.ndarray = _numpy(model.logits(as_array(x))).argmax(axis=1) == y
-        return answer
-
     rows = state.rows[part]
     x, y = as_float(images.x[rows]), images.y[rows]
     if number == 0:
-        clean = right(x, y)
-        state.clean[part] = state.robust_8bit[part] = clean
-        before = clean
+        state.clean[part] = state.robust_8bit[part] = before = judge.right(x, y)
     else:
         before = state.after[number - 1, part]
     on_file = state.robust_8bit[part].copy()
@@ -220,42 +194,9 @@ def _judge(
     after = np.zeros_like(before)
     unconfirmed = 0
     if still.any():
-        x, y, ids = x[still], y[still], images.indices[rows][still]
-        x_adv, success = _attack(run, model, x, y, ids, as_array)
-        withstood = right(x_adv, y)
-        after[still] = withstood
-        on_file[still] &= right(round_into_ball(x_adv, x, run.parameters.eps, run.parameters.norm), y)
-        unconfirmed = int(np.sum(success & withstood))
+        ids = images.indices[rows][still]
+        after[still], withstood_on_file, unconfirmed = judge.withstood(run, x[still], y[still], ids)
+        on_file[still] &= withstood_on_file
     state.after[number, part] = before & after
     state.robust_8bit[part] = on_file
     return unconfirmed
-
-
-def _attack(
-    run: Run,
-    model: Classifier,
-    x: np.ndarray,
-    y: np.ndarray,
-    ids: np.ndarray,
-    as_array: Callable[[np.ndarray], Array],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the adversarial images and the attack's own verdicts (N,) bool."""
-    drawn = {"indices": ids} if "indices" in inspect.signature(run.attack.run).parameters else {}
-    result = run.attack(model, as_array(x), as_array(y), **drawn, **run.options)
-    x_adv = _numpy(result.x_adv)
-    _require_inside(x_adv, x, run)
-    return x_adv, _numpy(result.success)
-
-
-def _require_inside(x_adv: np.ndarray, x: np.ndarray, run: Run) -> None:
-    """Raise if the attack broke its own rules: a figure made outside the ball would be worth nothing."""
-    norm, eps = run.parameters.norm, run.parameters.eps
-    size = get_norm(norm).size(x_adv - x).max()
-    if not (size <= eps * (1 + _SLACK) + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1):
-        raise DraServeError(
-            f"{run.name}: left the {norm} ball of {eps:g} (largest perturbation {size:g}) or [0, 1]"
-        )
-
-
-def _numpy(array: Array) -> np.ndarray:
-    return np.asarray(to_device(array, "cpu"))

@@ -43,6 +43,17 @@ def shard_of(environment: Mapping[str, str]) -> Shard:
     return Shard(_integer("RANK", rank, allowed, 0, size - 1), size)
 
 
+def local_shards(environment: Mapping[str, str]) -> int:
+    """Return how many shards this machine has: LOCAL_WORLD_SIZE, else all of WORLD_SIZE, else 1.
+
+    Raises BadRequest for what is no integer of at least 1.
+    """
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        if name in environment:
+            return _integer(name, environment[name], "an integer of at least 1", 1)
+    return 1
+
+
 def _integer(name: str, text: str | None, allowed: str, low: int, high: int = 10**6) -> int:
     digits = text is not None and text.isascii() and text.isdigit()
     if text is None or not digits or not low <= int(text) <= high:

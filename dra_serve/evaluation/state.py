@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,24 @@ from dra_serve.evaluation.bits import pack, unpack
 from dra_serve.evaluation.shards import Shard
 
 
+@dataclass(frozen=True)
+class Key:
+    """What a state belongs to. evaluation: a hash of model, images and attacks; code: what computes it."""
+
+    evaluation: str
+    code: str
+
+
 class State:
     """The outcomes of `rows`, a shard's images in the order they are taken, under so many attacks.
 
     done[a] of them, from the first on, are judged by attack a; what attack a - 1 has passed waits for it.
-    folder: where the state is kept, one file a shard, None for nowhere. key: a hash of all that decides
-    an outcome; a file with another one raises BadRequest, as does a damaged one. The file is replaced
-    whole, so a kill at any moment leaves the batch before.
+    folder: where the state is kept, one file a shard, None for nowhere. A file of another
+    evaluation raises BadRequest, as does a damaged one; one of other code UserError. The file is replaced whole, so a kill at any moment leaves the batch
+    before.
     """
 
-    def __init__(self, folder: Path | None, key: str, shard: Shard, rows: np.ndarray, attacks: int) -> None:
+    def __init__(self, folder: Path | None, key: Key, shard: Shard, rows: np.ndarray, attacks: int) -> None:
         self.path = None if folder is None else folder / f"{shard}.json"
         self.key, self.shard, self.rows = key, shard, rows
         self.done, self.seconds, self.unconfirmed = [0] * attacks, [0.0] * attacks, 0
@@ -79,12 +88,15 @@ class State:
     def _read(self, path: Path) -> None:
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            key = saved["key"]
+            key = Key(**saved["key"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadRequest("state", given=str(path), allowed="a state file of this evaluation") from error
-        if key != self.key:
+        if key.evaluation != self.key.evaluation:
             allowed = "a state file of this very evaluation (model, images, attacks); remove it"
             raise BadRequest("state", given=str(path), allowed=allowed)
+        if key.code != self.key.code:
+            told = f"state: {path} was begun by {key.code}; this is {self.key.code}; remove it to begin again"
+            raise UserError(told, field="state")
         try:
             self._restore(saved)
         except (ValueError, KeyError, TypeError) as error:
@@ -104,7 +116,7 @@ class State:
 
     def _write(self, path: Path) -> None:
         saved = {
-            "key": self.key,
+            "key": asdict(self.key),
             "done": self.done,
             "seconds": self.seconds,
             "unconfirmed": self.unconfirmed,
