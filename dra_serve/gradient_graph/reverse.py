@@ -13,6 +13,7 @@ from dra_serve.gradient_graph.graph import Graph
 from dra_serve.gradient_graph.losses import loss_and_grad_at_logits
 from dra_serve.gradient_graph.prepare import measure, prepare
 from dra_serve.gradient_graph.rules import RULES
+from dra_serve.gradient_graph.rules.quantised import STRAIGHT_THROUGH
 
 
 def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -29,6 +30,9 @@ def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
         "dra_serve.classes": str(classes),
         "dra_serve.onnx_version": onnx.__version__,
     }
+    estimated = {node.op_type for node in G.forward_nodes if G.active.intersection(node.output)}
+    if estimated := estimated.intersection(STRAIGHT_THROUGH):
+        metadata["dra_serve.straight_through"] = ",".join(sorted(estimated))
     return G.finish(metadata, forward)
 
 

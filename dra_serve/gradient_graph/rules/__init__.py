@@ -2,10 +2,12 @@
 
 from dra_serve.gradient_graph.rules import (  # noqa: F401
     elementwise,
+    grid_sample,
     indexing,
     linear,
     normalisation,
     pooling,
+    quantised,
     reductions,
     resize,
     shapes,

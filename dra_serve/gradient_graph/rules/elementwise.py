@@ -21,6 +21,15 @@ UNARY: dict[str, Callable[[Graph, str, str, str], str]] = {
     "Reciprocal": lambda G, g, x, y: G("Neg", G("Mul", g, G("Mul", y, y))),
     "Sin": lambda G, g, x, y: G("Mul", g, G("Cos", x)),
     "Cos": lambda G, g, x, y: G("Neg", G("Mul", g, G("Sin", x))),
+    "Tan": lambda G, g, x, y: G("Mul", g, G("Add", _square(G, y), 1.0)),
+    "Asin": lambda G, g, x, y: G("Div", g, G("Sqrt", _one_minus_square(G, x))),
+    "Acos": lambda G, g, x, y: G("Neg", G("Div", g, G("Sqrt", _one_minus_square(G, x)))),
+    "Atan": lambda G, g, x, y: G("Div", g, G("Add", _square(G, x), 1.0)),
+    "Sinh": lambda G, g, x, y: G("Mul", g, G("Cosh", x)),
+    "Cosh": lambda G, g, x, y: G("Mul", g, G("Sinh", x)),
+    "Asinh": lambda G, g, x, y: G("Div", g, G("Sqrt", G("Add", _square(G, x), 1.0))),
+    "Acosh": lambda G, g, x, y: G("Div", g, G("Sqrt", G("Sub", _square(G, x), 1.0))),
+    "Atanh": lambda G, g, x, y: G("Div", g, _one_minus_square(G, x)),
     "Relu": lambda G, g, x, y: G("Where", G("Greater", y, 0.0), g, 0.0),
     "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, _one_minus(G, y))),
     "Tanh": lambda G, g, x, y: G("Mul", g, _one_minus_square(G, y)),
@@ -163,6 +172,12 @@ def cast(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 @rule("Add", "Sum")
 def add(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     return [_summed(G, node, name, lambda: g) for name in node.input]
+
+
+@rule("Mean")
+def mean(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Of the operands, element by element."""
+    return [_summed(G, node, name, lambda: G("Mul", g, 1 / len(node.input))) for name in node.input]
 
 
 @rule("Sub")

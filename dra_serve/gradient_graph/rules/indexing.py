@@ -1,4 +1,7 @@
-"""Operators that pick elements by index, or put them."""
+"""Operators that pick elements by index, or put them.
+
+An index that depends on x (a TopK, an ArgMax) is constant but for jumps: it gets nothing, as in torch.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +19,8 @@ def gather(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     x, places = node.input
     axis = axis_of(node, len(G.shape[x]), default=0)
     indices = G.fixed(places)
-    if places in G.active:
-        raise refuse(node, "the indices depend on x")
     if indices is None or not isinstance(G.shape[x][axis], int):
-        return [lambda: _scattered(G, g, node, axis)]
+        return [lambda: _scattered(G, g, node, axis), None]
     size = size_of(G, node, x, axis)
     indices = indices % size
 
@@ -36,31 +37,78 @@ def gather(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 
 
 def _scattered(G: Graph, g: str, node: NodeProto, axis: int) -> str:
-    """Return the share of a Gather along the batch, or by it: g is added up where it came from."""
+    """Return the share of a Gather whose places are known at run time: g is added up where it came from.
+
+    ScatterND counts along the first axes: what was picked along is moved there, and back.
+    """
     x, places = node.input
-    if axis:
-        raise refuse(node, "indices that follow the batch, along another axis than the first")
+    rank, wide = len(G.shape[x]), len(G.shape[places])
     zeros = G("Expand", 0.0, G("Shape", x))
-    return G("ScatterND", zeros, G("Unsqueeze", places, [-1]), g, reduction="add")
+    if axis == 0:
+        return G("ScatterND", zeros, G("Unsqueeze", places, [-1]), g, reduction="add")
+    to_front = [axis, *(i for i in range(rank) if i != axis)]
+    picked = list(range(axis, axis + wide))
+    moved = G("Transpose", g, perm=[*picked, *(i for i in range(rank + wide - 1) if i not in picked)])
+    added = G(
+        "ScatterND",
+        G("Transpose", zeros, perm=to_front),
+        G("Unsqueeze", places, [-1]),
+        moved,
+        reduction="add",
+    )
+    return G("Transpose", added, perm=np.argsort(to_front).tolist())
 
 
 @rule("GatherND")
 def gather_nd(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     x, places = node.input
-    if attributes(node).get("batch_dims", 0) or places in G.active:
-        raise refuse(node, "batch_dims, or indices that depend on x")
-    return [lambda: G("ScatterND", G("Expand", 0.0, G("Shape", x)), places, g, reduction="add")]
+    if attributes(node).get("batch_dims", 0):
+        raise refuse(node, "batch_dims")
+    return [lambda: G("ScatterND", G("Expand", 0.0, G("Shape", x)), places, g, reduction="add"), None]
 
 
 @rule("GatherElements")
 def gather_elements(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     x, places = node.input
     axis = axis_of(node, len(G.shape[x]), default=0)
-    if places in G.active:
-        raise refuse(node, "the indices depend on x")
-    return [
-        lambda: G("ScatterElements", G("Expand", 0.0, G("Shape", x)), places, g, axis=axis, reduction="add")
-    ]
+    return [lambda: _put(G, g, x, places, axis), None]
+
+
+@rule("TopK")
+def top_k(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """Each value came from one place of x, which the second output names."""
+    x, places = node.input[0], node.output[1]
+    return [lambda: _put(G, g, x, places, axis_of(node, len(G.shape[x]), default=-1))]
+
+
+def _put(G: Graph, g: str, x: str, places: str, axis: int) -> str:
+    """Return zeros like x, with each element of g added at its place along `axis`."""
+    return G("ScatterElements", G("Expand", 0.0, G("Shape", x)), places, g, axis=axis, reduction="add")
+
+
+@rule("ScatterElements")
+def scatter_elements(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
+    """What was overwritten gets zero; each update gets what lies in its place."""
+    x, places, updates = node.input
+    axis, how = axis_of(node, len(G.shape[x]), default=0), attributes(node).get("reduction", "none")
+    indices = G.fixed(places)
+    if how == "none" and (indices is None or not _each_once(indices, axis)):
+        raise refuse(node, "indices that are not known to differ")
+    if how not in ("none", "add"):
+        raise refuse(node, f"reduction {how}")
+
+    def kept() -> str:
+        zeros = G("Expand", 0.0, G("Shape", updates))
+        return g if how == "add" else G("ScatterElements", g, places, zeros, axis=axis)
+
+    return [kept, None, lambda: G("GatherElements", g, places, axis=axis)]
+
+
+def _each_once(indices: np.ndarray[Any, Any], axis: int) -> bool:
+    if indices.min(initial=0) < 0 <= indices.max(initial=0):  # counted from both ends: they may meet
+        return False
+    ordered = np.sort(indices, axis=axis)
+    return bool((np.diff(ordered, axis=axis) != 0).all())
 
 
 @rule("ScatterND")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from string import ascii_letters, ascii_uppercase
 
 import numpy as np
 from onnx import NodeProto
@@ -157,18 +158,62 @@ def _sum_batch(G: Graph, g: str, node: NodeProto, operand: str) -> str:
 
 @rule("Einsum")
 def einsum(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """Each operand's share is the Einsum of g and the other operands, toward its own letters."""
+    """Each operand's share is the Einsum of g and the other operands, toward its own letters.
+
+    A letter that the operand repeats (a diagonal) is spread by an identity matrix, one that it alone has
+    (it was summed) by ones.
+    """
+    terms, result = _letters(G, node)
+    size = {
+        letter: d
+        for term, name in zip(terms, node.input, strict=True)
+        for letter, d in zip(term, G.shape[name], strict=True)
+        if d != 1
+    }
+
+    def fixed_size(letter: str) -> int:
+        d = size.get(letter, 1)
+        if not isinstance(d, int):
+            raise refuse(node, f"letter {letter} follows the batch")
+        return d
+
+    def share(place: int) -> str:
+        operands = [(result, g), *((terms[i], n) for i, n in enumerate(node.input) if i != place)]
+        unused = iter(sorted(set(ascii_letters) - set("".join([*terms, result]))))
+        toward = ""
+        for letter in terms[place]:
+            if letter in toward:
+                again = next(unused)
+                operands.append((letter + again, G.constant(np.eye(fixed_size(letter), dtype=np.float32))))
+                letter = again
+            elif letter not in "".join(term for term, _ in operands):
+                operands.append((letter, G.constant(np.ones(fixed_size(letter), np.float32))))
+            toward += letter
+        equation = f"{','.join(term for term, _ in operands)}->{toward}"
+        return G("Einsum", *(name for _, name in operands), equation=equation)
+
+    return [partial(share, place) for place in range(len(terms))]
+
+
+def _letters(G: Graph, node: NodeProto) -> tuple[list[str], str]:
+    """Return the letters of each operand and of the result: an ellipsis and a result left open are written
+    out. Refuses sizes of 1 that are repeated under one letter."""
     equation = str(attributes(node)["equation"]).replace(" ", "")
     left, arrow, result = equation.partition("->")
     terms = left.split(",")
-    if not arrow or "." in equation or any(len(set(term)) < len(term) for term in [*terms, result]):
-        raise refuse(node, f"equation {equation}")
-
-    def share(place: int) -> str:
-        others = [(terms[i], name) for i, name in enumerate(node.input) if i != place]
-        letters = [result, *(term for term, _ in others)]
-        if not set(terms[place]) <= set("".join(letters)):
-            raise refuse(node, f"equation {equation} sums a letter of one operand alone")
-        return G("Einsum", g, *(n for _, n in others), equation=f"{','.join(letters)}->{terms[place]}")
-
-    return [partial(share, place) for place in range(len(terms))]
+    if not arrow:
+        once = sorted(letter for letter in set(left) - set(",.") if left.count(letter) == 1)
+        result = ("..." if "." in left else "") + "".join(once)
+    ranks = [
+        len(G.shape[name]) - len(t.replace("...", "")) for t, name in zip(terms, node.input, strict=True)
+    ]
+    free = "".join(sorted(set(ascii_uppercase) - set(equation)))[: max(ranks)]
+    terms = [t.replace("...", free[len(free) - r :] if r else "") for t, r in zip(terms, ranks, strict=True)]
+    result = result.replace("...", free)
+    sizes: dict[str, set[int | str]] = {}
+    for term, name in zip(terms, node.input, strict=True):
+        for letter, d in zip(term, G.shape[name], strict=True):
+            sizes.setdefault(letter, set()).add(d)
+    if any(len(found) > 1 for found in sizes.values()) or len(set(result)) < len(result):
+        raise refuse(node, f"equation {equation} with operands repeated along a letter")
+    return terms, result
