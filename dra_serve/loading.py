@@ -99,6 +99,12 @@ def _load_onnx(path: Path, given: Declared) -> OnnxClassifier:
             f"no gradient: {facts.without_gradient}; white-box attacks cannot run, Square instead: it asks "
             "for logits alone, so what it finds is an upper bound of the robustness, a looser one"
         )
+    elif model.straight_through:
+        notes.append(
+            f"gradient {'from the cache' if derived.cached else 'derived'}, an estimate: "
+            f"{', '.join(model.straight_through)} is passed straight through, because rounding has no useful "
+            "derivative; add a black-box attack before you believe a figure"
+        )
     else:
         slope = facts.slope
         if slope is None:

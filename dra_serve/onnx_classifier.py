@@ -53,6 +53,9 @@ class OnnxClassifier(Checked):
         self.has_gradient = gradient is not None
         self._forward = _Graph(forward, "model.onnx", threads)
         self._gradient = None if gradient is None else _Graph(gradient, "model.gradient.onnx", threads)
+        self.straight_through: tuple[str, ...] = ()  # operators whose gradient is an estimate
+        if self._gradient is not None:
+            self.straight_through = self._gradient.straight_through
         self.sha256 = _sha256(forward)
         self.gradient_sha256 = None if gradient is None else _sha256(gradient)
         self._cross_check()
@@ -103,6 +106,8 @@ class _Graph:
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ModelFolderError("ONNX Runtime cannot load it", file=self.file) from error
         self._inputs = [value.name for value in self.session.get_inputs()]
+        said = self.session.get_modelmeta().custom_metadata_map.get("dra_serve.straight_through", "")
+        self.straight_through = tuple(filter(None, said.split(",")))
         self._one_by_one = self.session.get_inputs()[0].shape[:1] == [1]
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:

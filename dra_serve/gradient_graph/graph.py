@@ -47,6 +47,7 @@ class Graph:
             self.type[name] = values[0].dtype
             if name not in self.active and all(np.array_equal(values[0], value) for value in values):
                 self._fixed[name] = values[0]
+        self._runs = runs
         self._made: dict[Any, Any] = {}
 
     def __call__(
@@ -91,6 +92,12 @@ class Graph:
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         return None
+
+    def tried(self, name: str) -> list[np.ndarray[Any, Any]]:
+        """Return what a forward value that does not depend on x was at each batch size; [] if it does."""
+        if name in self.initializers:
+            return [numpy_helper.to_array(self.initializers[name])]
+        return [] if name in self.active else [run[name] for run in self._runs]
 
     def argument(self, node: onnx.NodeProto, place: int) -> np.ndarray[Any, Any] | None:
         """Return the node's input at `place` as an array; None if absent; NoDerivative if not fixed."""

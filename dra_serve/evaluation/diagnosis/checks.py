@@ -98,6 +98,14 @@ CHECKS: tuple[Check, ...] = (
         needs_gradient=True,
     ),
     Check(
+        "straight-through",
+        "gradient is a derivative",
+        "The model rounds, and the gradient is an estimate that takes the rounding for the identity (BPDA). "
+        "Attack without gradients too: the suite standard ends with Square.",
+        gradients.straight_through,
+        needs_gradient=True,
+    ),
+    Check(
         "graphs-disagree",
         "both graphs agree",
         "The gradient is of another model than the one that answers. Export the two again, from the same "

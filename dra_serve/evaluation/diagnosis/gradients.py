@@ -56,6 +56,12 @@ def wrong_gradient(case: Case) -> Measured:
     return Measured(text, bool(wrong.mean() > WRONG_SHARE))
 
 
+def straight_through(case: Case) -> Measured:
+    """The gradient graph passes roundings as if they were not there, as its metadata says."""
+    estimated = getattr(case.model.model, "straight_through", ())
+    return Measured(f"{', '.join(estimated) or 'nothing'} passed straight through", bool(estimated))
+
+
 def graphs_disagree(case: Case) -> Measured:
     """The logits beside the gradient are not those of `logits`: another model is attacked than is used."""
     noisy = random_start(case.x, norm=case.norm, eps=case.eps, seed=case.seed)

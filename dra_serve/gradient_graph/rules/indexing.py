@@ -125,14 +125,20 @@ def scatter_nd(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 
 
 def _each_place_once(G: Graph, node: NodeProto, how: str) -> None:
-    """Raise NoDerivative where the last of several updates of one place would win."""
-    indices = G.fixed(node.input[1])
-    if how == "none" and indices is not None:
-        rows: np.ndarray[Any, Any] = indices.reshape(-1, indices.shape[-1])
-        if len(np.unique(rows, axis=0)) == len(rows):
-            return
+    """Raise NoDerivative where the last of several updates of one place would win.
+
+    Places that follow the batch are counted up by it: those that differ at the sizes tried always do.
+    """
+    tried = G.tried(node.input[1])
+    if how == "none" and tried and all(_differ(indices) for indices in tried):
+        return
     if how != "add":
         raise refuse(node, f"reduction {how} with indices that are not known to differ")
+
+
+def _differ(indices: np.ndarray[Any, Any]) -> bool:
+    rows: np.ndarray[Any, Any] = indices.reshape(-1, indices.shape[-1])
+    return len(np.unique(rows, axis=0)) == len(rows) and not (rows.min(initial=0) < 0 <= rows.max(initial=0))
 
 
 @rule("CumSum")

@@ -73,6 +73,7 @@ FAULTY = {
     "non-finite": broken.NotANumber,
     "zero-gradients": broken.Flat,
     "wrong-gradient": broken.Downhill,
+    "straight-through": broken.Estimated,
     "graphs-disagree": broken.TwoModels,
     "eps-zero-differs": broken.TwoModels,
     "loss-does-not-rise": broken.Downhill,

@@ -434,6 +434,11 @@ SHAPES = [
     Case("ScatterND", "t = Transpose<perm=[1,0,2]>(x) u = Gather(t, j) e = Exp(u) s = ScatterND(t, i, e) "
          "y = Transpose<perm=[1,0,2]>(s)", (3, 4),
          lambda x, i, j: torch.stack([x[:, 0], x[:, 0].exp(), x[:, 2]], 1), {"i": [[1]], "j": [0]}),
+    Case("ScatterND at places that follow the batch",
+         "f = Reshape(x, r) s = Size(x) p = Range(zero, s, two) q = Unsqueeze(p, one) g = Gather(f, p) "
+         "e = Exp(g) z = ScatterND(f, q, e) y = Reshape(z, t)", (4,),
+         lambda x, **_: torch.stack([x[:, 0].exp(), x[:, 1], x[:, 2].exp(), x[:, 3]], 1),
+         {"r": [-1], "zero": np.array(0), "two": np.array(2), "one": [1], "t": [-1, 4]}),
     Case("ScatterND add", 'u = Gather(x, j) e = Exp(u) y = ScatterND<reduction="add">(x, i, e)', (3, 4),
          lambda x, i, j: x.index_add(0, torch.tensor([1, 1]), x[:2].exp()), {"i": [[1], [1]], "j": [0, 1]}),
     Case("Gather by the largest columns of the batch", "c = ReduceSum<keepdims=0>(x, z) v, i = TopK(c, k) "
