@@ -25,9 +25,9 @@ class State:
     """The outcomes of `rows`, a shard's images in the order they are taken, under so many attacks.
 
     done[a] of them, from the first on, are judged by attack a; what attack a - 1 has passed waits for it.
-    folder: where the state is kept, one file a shard, None for nowhere. A file of another
-    evaluation raises BadRequest, as does a damaged one; one of other code UserError. The file is replaced whole, so a kill at any moment leaves the batch
-    before.
+    folder: where the state is kept, one file a shard, None for nowhere. A file of another evaluation
+    raises BadRequest, as does a damaged one; one of other code UserError. The file is replaced whole, so a
+    kill at any moment leaves the batch before.
     """
 
     def __init__(self, folder: Path | None, key: Key, shard: Shard, rows: np.ndarray, attacks: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from dra_serve.errors import BadRequest, ModelFolderError, UnknownModel
 from dra_serve.loading import load
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.service.logs import log
 
 BUNDLED_PAIR = ("bundled:dra", "bundled:at")
 
@@ -29,6 +30,8 @@ class Registry:
                     f"takes {model.input_shape[0]} channels; served are RGB (3) and grey (1)", file=model.name
                 )
             self._models[model.name] = model
+            if model.notes:
+                log("assumed", model=model.name, notes=model.notes)
         if not self._models:
             raise BadRequest("models", given="none", allowed="at least one model")
         self.default = next(iter(self._models))

@@ -87,7 +87,7 @@ def warnings_for(
 
     x: (N, C, H, W) float32 in [0, 1], of which the first 32 are looked at, so give them in a random order;
     y: (N,) labels. as_array: NumPy to the model's array library.
-    Cost: 30 forward and 8 gradient passes over 32 images, whatever N is, and 1,024 logits more.
+    Cost: 36 forward and 8 gradient passes over 32 images, whatever N is, and 1,024 logits more.
     """
     case = Case.of(model, x[:AT_MOST], y[:AT_MOST], norm=norm, eps=eps, seed=seed, as_array=as_array)
     cheap = tuple(check for check in CHECKS if check.cheap)

@@ -1,5 +1,8 @@
 """Checks that look at answers alone: any model can be asked them."""
 
+import sys
+from types import FrameType
+
 import numpy as np
 
 from dra_serve.evaluation.diagnosis.case import DIFFERENCE, Case, Measured, counted, difference
@@ -51,6 +54,28 @@ def batch_dependent(case: Case) -> Measured:
         moved |= bool(np.any(together.argmax(1) != other.argmax(1)))
     text = f"alone and together differ by {apart:.1g} of the logits' length (limit {DIFFERENCE:g})"
     return Measured(text, moved or apart > DIFFERENCE)
+
+
+def optimises_to_answer(case: Case) -> Measured:
+    """torch's autograd is called while the model answers (AutoAttack's `check_dynamic`).
+
+    Known by the functions' code, however they were imported; what compiled code calls is not seen. Without
+    torch there is nothing to call.
+    """
+    calls, before, x = 0, sys.getprofile(), case.x[:ALONE]
+    torch = sys.modules.get("torch")
+    differentiate = {torch.autograd.grad.__code__, torch.autograd.backward.__code__} if torch else set()
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code in differentiate
+
+    sys.setprofile(watch)
+    try:
+        case.model.logits(x)
+    finally:
+        sys.setprofile(before)
+    return Measured(f"{calls} gradients taken to answer {len(x)} images", calls > 0)
 
 
 def probabilities(case: Case) -> Measured:

@@ -53,6 +53,13 @@ CHECKS: tuple[Check, ...] = (
         answers.batch_dependent,
     ),
     Check(
+        "optimises-to-answer",
+        "answers in one pass",
+        "The model takes gradients while it answers, so it adapts to each image, an adversarial one too, and "
+        "an attack that follows one pass is not the attack it must withstand. It needs one made for it.",
+        answers.optimises_to_answer,
+    ),
+    Check(
         "probabilities",
         "gives logits",
         "A softmax has been applied: losses apply another, and gradients fade where the model is sure. "

@@ -155,7 +155,8 @@ def test_other_code_does_not_go_on_with_a_state(model, images, tmp_path, monkeyp
         evaluate(model, images, eps=0.001, state=state)
 
 
-def test_in_the_cache_other_code_begins_again_and_says_so(monkeypatch, capsys) -> None:
+def test_in_the_cache_other_code_begins_again_and_says_so(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DRA_SERVE_CACHE", str(tmp_path))
     state = find_state("f" * 64)
     state.mkdir(parents=True)
     assert find_state("f" * 64) == state
