@@ -4,6 +4,7 @@ import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from dra_serve.cache import cache_folder
 from dra_serve.errors import MissingExtra, ModelFolderError, UserError
 
 _FORWARD, _GRADIENT, _FACTS = "model.onnx", "model.gradient.onnx", "facts.json"
+_SOURCE = [Path(__file__).parent, Path(__file__).parents[1] / "gradient_graph"]
 
 
 class Facts(BaseModel):
@@ -45,8 +47,9 @@ class Derived:
 def derive(path: Path, declared: Declaration) -> Derived:
     """Return both graphs of the file, on x in [0, 1], from the cache if they were derived before.
 
-    Cached by what is in the file, what is declared of it and our version. Raises MissingExtra without
-    the onnx package, ModelFolderError for a file that is no model, BadRequest for a form of another kind.
+    Cached by what is in the file, what is declared of it and the code that derives. Raises MissingExtra
+    without the onnx package, ModelFolderError for a file that is no model, BadRequest for a form of another
+    kind.
     """
     folder = cache_folder() / "gradients" / _key(path, declared)
     if (known := _read(path, folder)) is not None:
@@ -62,7 +65,8 @@ def keep(derived: Derived, slope: str) -> None:
 
 
 def _key(path: Path, declared: Declaration) -> str:
-    """Return version and a hash of the file, of the weights it keeps in others, and of the declaration."""
+    """Return our version and a hash of the file, of the weights it keeps in others, of the declaration and
+    of our own source: a rule that changed within a version must not be answered from the cache."""
     from dra_serve import __version__
 
     content = path.read_bytes()
@@ -72,7 +76,18 @@ def _key(path: Path, declared: Declaration) -> str:
             with suppress(OSError), other.open("rb") as file:
                 hashed.update(hashlib.file_digest(file, "sha256").digest())
     hashed.update(declared.model_dump_json(exclude={"classes"}).encode())
+    hashed.update(_source())
     return f"{__version__}-{hashed.hexdigest()}"
+
+
+@cache
+def _source() -> bytes:
+    """Return a hash of the code that wraps and differentiates."""
+    hashed = hashlib.sha256()
+    for folder in _SOURCE:
+        for file in sorted(folder.rglob("*.py")):
+            hashed.update(file.read_bytes())
+    return hashed.digest()
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from torch import nn
 
 import dra_serve
 from dra_serve.attacks.losses import LOSS_FUNCTIONS
-from dra_serve.bring_your_own.declaration import beside
+from dra_serve.bring_your_own import derive
+from dra_serve.bring_your_own.declaration import Declaration, beside
 from dra_serve.bring_your_own.slope import measure_slope
 from dra_serve.errors import BadRequest, ModelFolderError
 from dra_serve.onnx_classifier import OnnxClassifier
@@ -257,6 +258,22 @@ def test_weights_beside_the_file_are_part_of_what_is_cached(tmp_path):
     again = dra_serve.load(path)
     assert "gradient derived" in again.notes[-1]
     assert not np.allclose(again.logits(images()), network.float()(torch.from_numpy(images())).detach())
+
+
+def test_a_changed_rule_is_not_answered_from_the_cache(tmp_path, monkeypatch):
+    """Found when a faster rule of the same version went on serving the graphs of the slower one."""
+    path = export(Network(), tmp_path / "one.onnx")
+    rules = tmp_path / "rules"
+    (rules / "inner").mkdir(parents=True)
+    (rules / "inner" / "conv.py").write_text("one")
+    monkeypatch.setattr(derive, "_SOURCE", [rules])
+    said = []
+    for source in ("one", "one", "another"):
+        (rules / "inner" / "conv.py").write_text(source)
+        derive._source.cache_clear()  # as a new process has it
+        said.append(derive.derive(path, Declaration()).cached)
+    derive._source.cache_clear()
+    assert said == [False, True, False]
 
 
 @pytest.mark.parametrize("wrong", [1.03, "part"])
