@@ -22,7 +22,8 @@ class Graph:
     """Forward nodes, then whatever is appended by calling the graph: `G("Mul", g, y) -> name`.
 
     shape, type: of every forward value. active: the forward values that depend on x. producer: the
-    node behind a forward value. The same call twice gives the same node, so rules need not share.
+    node behind a forward value, readers: those that take it. phases: gradients that can be had in parts
+    (rules/strided_conv.py). The same call twice gives the same node, so rules need not share.
     """
 
     def __init__(self, model: onnx.ModelProto, runs: Sequence[dict[str, Any]]) -> None:
@@ -32,7 +33,12 @@ class Graph:
         self.x, self.logits = model.graph.input[0].name, model.graph.output[0].name
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.producer = {name: node for node in self.nodes for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in reads(node):
+                self.readers.setdefault(name, []).append(node)
         self.active = depending_on(self.x, self.nodes)
+        self.phases: dict[str, Any] = {}
         self.shape: dict[str, tuple[Dim, ...]] = {n: tuple(t.dims) for n, t in self.initializers.items()}
         self.type = {
             n: np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for n, t in self.initializers.items()
@@ -134,6 +140,7 @@ class Graph:
             inputs,
             [_value(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs],
             [tensor for name, tensor in self.initializers.items() if name in needed],
+            value_info=self._values(kept, without={name for name, _ in outputs}),
         )
         domains = {node.domain for node in kept} | {""}
         opsets = [opset for opset in base.opset_import if opset.domain in domains]
@@ -141,6 +148,19 @@ class Graph:
         model.ir_version = base.ir_version
         helper.set_model_props(model, metadata)
         return model
+
+    def _values(self, nodes: list[onnx.NodeProto], without: set[str]) -> list[onnx.ValueInfoProto]:
+        """Return the shapes we know of what `nodes` make.
+
+        ONNX Runtime loses the batch's name in a Reshape to [-1, ...], and without it cannot tell that a
+        gradient and its value have one shape: it then leaves the blocked layout at every product of both.
+        """
+        values = []
+        for name in (name for node in nodes for name in node.output):
+            if name in self.shape and name not in without and self.type[name] == np.float32:
+                sizes = [d if d == "n" or isinstance(d, int) else None for d in self.shape[name]]
+                values.append(_value(name, onnx.TensorProto.FLOAT, sizes))
+        return values
 
 
 def depending_on(x: str, nodes: Sequence[onnx.NodeProto]) -> set[str]:
@@ -158,7 +178,7 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return set(node.input).union(*(reads(n) for graph in inner for n in graph.node))
 
 
-def _value(name: str, kind: int, shape: list[Dim]) -> onnx.ValueInfoProto:
+def _value(name: str, kind: int, shape: Sequence[Dim | None]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

@@ -14,6 +14,7 @@ from dra_serve.gradient_graph.losses import loss_and_grad_at_logits
 from dra_serve.gradient_graph.prepare import measure, prepare
 from dra_serve.gradient_graph.rules import RULES
 from dra_serve.gradient_graph.rules.quantised import STRAIGHT_THROUGH
+from dra_serve.gradient_graph.rules.strided_conv import add
 
 
 def gradient_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -53,7 +54,9 @@ def _reverse(G: Graph, grad_logits: str) -> str:
         if not any(arriving):
             continue
         for name, part in _parts(G, node, arriving):
-            grads[name] = G("Add", grads[name], part) if name in grads else part
+            grads[name] = add(G, grads[name], part) if name in grads else part
+            if name in G.shape:
+                G.shape[grads[name]], G.type[grads[name]] = G.shape[name], G.type[name]
     if G.x not in grads:
         last = G.producer[G.logits]
         raise NoDerivative(last.op_type, last.name, "the logits do not depend on x through it")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from export.forward_graph import BatchFixedError, forward_graph
+from training.networks.preact_resnet import PreActResNet
 
 SHAPE = (3, 8, 8)
 
@@ -44,3 +45,15 @@ def test_network_is_left_as_it_was():
 def test_network_that_fixes_the_batch_is_refused():
     with pytest.raises(BatchFixedError, match=r"the batch became 2"):
         forward_graph(CountsItsBatch(), SHAPE)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(3, 8), (1, 16)])
+def test_space_to_depth_stem_is_one_convolution(channels, width):
+    network = PreActResNet(in_channels=channels, classes=5, width=width, blocks=(1,))
+    graph = forward_graph(network, (channels, 8, 12))
+    assert not {"Transpose", "SpaceToDepth"} & {node.op_type for node in graph.graph.node}
+    x = torch.rand(4, channels, 8, 12)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    with torch.no_grad():
+        expected = network.eval()(x).numpy()
+    np.testing.assert_allclose(session.run(["logits"], {"x": x.numpy()})[0], expected, rtol=1e-5, atol=1e-5)

@@ -30,8 +30,8 @@ UNARY: dict[str, Callable[[Graph, str, str, str], str]] = {
     "Asinh": lambda G, g, x, y: G("Div", g, G("Sqrt", G("Add", _square(G, x), 1.0))),
     "Acosh": lambda G, g, x, y: G("Div", g, G("Sqrt", G("Sub", _square(G, x), 1.0))),
     "Atanh": lambda G, g, x, y: G("Div", g, _one_minus_square(G, x)),
-    "Relu": lambda G, g, x, y: G("Where", G("Greater", y, 0.0), g, 0.0),
-    "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, _one_minus(G, y))),
+    "Relu": lambda G, g, x, y: _relu(G, g, y),
+    "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, _one_minus_gate(G, y))),
     "Tanh": lambda G, g, x, y: G("Mul", g, _one_minus_square(G, y)),
     "Erf": lambda G, g, x, y: G(
         "Mul", g, G("Mul", G("Exp", G("Neg", G("Mul", x, x))), 2 / math.sqrt(math.pi))
@@ -61,6 +61,23 @@ def _square(G: Graph, a: str) -> str:
 
 def _one_minus(G: Graph, a: str) -> str:
     return G("Sub", 1.0, a)
+
+
+def _one_minus_gate(G: Graph, s: str) -> str:
+    """Return 1 - s for s in [0, 1], by an operator of ONNX Runtime's blocked layout; Sub is none."""
+    return G("HardSigmoid", s, alpha=-1.0, beta=1.0) if G.type[s] == np.float32 else _one_minus(G, s)
+
+
+def _relu(G: Graph, g: str, y: str) -> str:
+    """Before a convolution a product with the step of y, clip(3e38 y, 0, 1), exact for every normal y:
+    ONNX Runtime has it in its blocked layout, unlike Where (a ResNet's gradient in 3/4 of the time).
+
+    Elsewhere Where, as 0 times an infinite g (that of Sqrt at 0) is not 0.
+    """
+    readers = {node.op_type for node in G.readers.get(y, ())}
+    if G.type[y] == np.float32 and "Conv" in readers and readers <= {"Conv", "Add"}:
+        return G("Mul", g, G("HardSigmoid", y, alpha=3e38, beta=0.0))
+    return G("Where", G("Greater", y, 0.0), g, 0.0)
 
 
 def _one_minus_square(G: Graph, a: str) -> str:
@@ -198,7 +215,7 @@ def mul(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
 
 
 def _silu(G: Graph, g: str, y: str, s: str) -> Share:
-    return lambda: G("Mul", g, G("Add", s, G("Mul", y, _one_minus(G, s))))
+    return lambda: G("Mul", g, G("Add", s, G("Mul", y, _one_minus_gate(G, s))))
 
 
 @rule("Div")

@@ -10,6 +10,7 @@ from onnx import NodeProto
 
 from dra_serve.gradient_graph.graph import Graph
 from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, rule, unbroadcast
+from dra_serve.gradient_graph.rules.strided_conv import Taps, interleave, phases, turned
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,44 @@ class Window:
 
 @rule("Conv")
 def conv(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """At stride 1 a Conv with the kernel flipped: ONNX Runtime has no fast path for ConvTranspose.
-
-    The flip is done by nodes that ONNX Runtime folds at load, so that the file holds the kernel once.
-    """
-    weight = node.input[1]
-    (out_channels, in_channels), kernel = G.sizes(node, weight)[:2], G.sizes(node, weight, 2)
+    """At stride 1 a Conv with the kernel turned round: ONNX Runtime has no fast path for ConvTranspose."""
+    x, weight = node.input[:2]
+    G.sizes(node, weight)
+    kernel, sizes, outs = (G.sizes(node, name, 2) for name in (weight, x, node.output[0]))
     group = int(attributes(node).get("group", 1))
     window = Window.of(G, node, kernel)
-    reach = [d * (k - 1) for d, k in zip(window.dilations, kernel, strict=True)]
-    pads = [r - p for r, p in zip([*reach, *reach], [*window.begins, *window.over], strict=True)]
-    if set(window.strides) != {1} or min(pads) < 0:
-        return [lambda: window.spread(G, g, weight, group)]
 
-    def flipped() -> str:
-        rank = len(kernel)
-        w = G("Reshape", weight, [group, out_channels // group, in_channels, *kernel])
-        w = G("Transpose", w, perm=[0, 2, 1, *range(3, 3 + rank)])
-        w = G("Reshape", w, [group * in_channels, out_channels // group, *kernel])
-        return G("Slice", w, [-1] * rank, [-(2**62)] * rank, [2 + i for i in range(rank)], [-1] * rank)
+    def spread() -> str:
+        return window.spread(G, g, weight, group)
 
-    return [lambda: G("Conv", g, flipped(), dilations=window.dilations, pads=pads, group=group)]
+    if set(window.strides) == {1}:
+        reach = [d * (k - 1) for d, k in zip(window.dilations, kernel, strict=True)]
+        pads = [r - p for r, p in zip([*reach, *reach], [*window.begins, *window.over], strict=True)]
+        taps = [Taps(k - 1, k, 1, 0, 0) for k in kernel]
+        if min(pads) < 0:
+            return [spread]
+        return [
+            lambda: G(
+                "Conv", g, turned(G, weight, group, taps), dilations=window.dilations, pads=pads, group=group
+            )
+        ]
+    if set(window.dilations) != {1}:
+        return [spread]
+    axes = zip(kernel, window.strides, window.begins, sizes, outs, strict=True)
+    each_axis = [
+        [Taps.of(phase, kernel=k, stride=s, begin=b, size=size, out=out) for phase in range(s)]
+        for k, s, b, size, out in axes
+    ]
+
+    def share() -> str:
+        split = phases(G, g, weight, group, each_axis, sizes)
+        if split is None:
+            return spread()
+        whole = interleave(G, split) or spread()
+        G.phases[whole] = split
+        return whole
+
+    return [share]
 
 
 @rule("ConvTranspose")
