@@ -44,7 +44,10 @@ class AttackResponse:
 
 @dataclass(frozen=True)
 class AttackStep:
-    """Where the attack on one model stands; step is 1-based."""
+    """Where the attack on one model stands; step is 1-based.
+
+    pixels: the image there, uint8 (H, W, C), at each `every`-th step of a stream that asked for it.
+    """
 
     model: str
     step: int
@@ -53,6 +56,7 @@ class AttackStep:
     success: bool
     label: str
     score: float
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,15 @@ class Client:
         return _attack_response(self._post("/v1/attack", image, fields))
 
     def attack_stream(self, image: Image, **fields: Any) -> Iterator[AttackStep | AttackResponse]:
-        """Yield an AttackStep after each step, then the AttackResponse. Leaving early stops the attack."""
+        """Yield an AttackStep after each step, then the AttackResponse. Leaving early stops the attack.
+
+        fields: those of `attack`, and every=k for the image at each k-th step.
+        """
         request = self._request("/v1/attack/stream", image, fields)
         with self._open(request) as response:
             for event, data in _events(response):
                 if event == "step":
-                    yield AttackStep(**data)
+                    yield _attack_step(data)
                 elif event == "error":
                     raise _error(data, {})
                 else:
@@ -222,12 +229,20 @@ def _attack_response(value: Mapping[str, Any]) -> AttackResponse:
 
 
 def _attacked(value: Mapping[str, Any]) -> Attacked:
-    png = base64.b64decode(value["adversarial"]["image"].partition(",")[2])
     seen = {"clean": _prediction(value["clean"]), "adversarial": _prediction(value["adversarial"])}
+    return Attacked(**{**value, **seen, "pixels": _pixels(value["adversarial"]["image"])})
+
+
+def _attack_step(value: Mapping[str, Any]) -> AttackStep:
+    plain = {name: part for name, part in value.items() if name != "image"}
+    return AttackStep(**plain, pixels=_pixels(value["image"]) if "image" in value else None)
+
+
+def _pixels(uri: str) -> np.ndarray:
+    """Return the pixels of a PNG in a data URI, (H, W, 3) or (H, W, 1) as the file has them."""
+    png = base64.b64decode(uri.partition(",")[2])
     pixels = decode(png)  # RGB, whatever the file is
-    if png[_COLOUR_TYPE] == _GREY:
-        pixels = pixels[:, :, :1]
-    return Attacked(**{**value, **seen, "pixels": pixels})
+    return pixels[:, :, :1] if png[_COLOUR_TYPE] == _GREY else pixels
 
 
 def _served_model(value: Mapping[str, Any]) -> ServedModel:

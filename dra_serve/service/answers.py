@@ -4,9 +4,10 @@ Pixels in, plain values out; no bytes, no JSON, no server. The verdict of an att
 to the image rounded to 8 bits, because that is the image a file or a camera would really deliver.
 """
 
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dra_serve.attacks.parameters import Parameters
 from dra_serve.classifier import Prediction
 from dra_serve.errors import BadRequest
 from dra_serve.images import round_into_ball, to_float, to_pixels
+from dra_serve.service.turns import PassOn, take_turns
 
 if TYPE_CHECKING:  # a client reads answers without ONNX Runtime
     from dra_serve.onnx_classifier import OnnxClassifier
@@ -110,26 +112,30 @@ def attack_models(
     on_step: OnStep | None = None,
     deadline: float | None = None,
 ) -> AttackAnswer:
-    """Return the attack on each model, one after the other, and who else falls for the images found.
+    """Return the attack on each model, and who else falls for the images found.
 
-    pixels: uint8 (H, W, C). deadline: a `time.monotonic()` moment; each model gets an equal share of
-    the time left, so the last one is not the one that pays. Raises BadRequest naming the field before
-    anything runs.
+    The models take turns on one thread's time, so that their steps come side by side. pixels: uint8
+    (H, W, C). on_step: never called by two at once. deadline: a `time.monotonic()` moment. Raises
+    BadRequest naming the field before anything runs.
     """
     parameters = check_attack(models, request)
     x = to_float(pixels)
-    stopped = False
+    stop = threading.Event()
 
-    def watch(step: Step) -> bool | None:
-        nonlocal stopped
-        stopped = stopped or (on_step is not None and on_step(step) is False)
-        return False if stopped else None
+    def attack(model: "OnnxClassifier", pass_on: PassOn) -> Attacked:
+        def watch(step: Step) -> bool | None:
+            if not stop.is_set() and on_step is not None and on_step(step) is False:
+                stop.set()
+            pass_on()
+            return False if stop.is_set() else None
 
-    results = []
-    for done, model in enumerate(models):
-        results.append(
-            _attack_one(model, x, request, parameters, watch, _share(deadline, len(models) - done))
-        )
+        try:
+            return _attack_one(model, x, request, parameters, watch, deadline)
+        except BaseException:
+            stop.set()  # the others need not go on
+            raise
+
+    results = take_turns([partial(attack, model) for model in models])
     return AttackAnswer(
         request=request,
         parameters=parameters,
@@ -158,13 +164,6 @@ def check_attack(models: Sequence["OnnxClassifier"], request: AttackRequest) -> 
         able = ", ".join(name for name, other in ATTACKS.items() if other.takes_target)
         raise BadRequest("target", given=request.target, allowed=f"none with {attack.name}; {able} take one")
     return attack.resolve(first.input_shape, **request.options)
-
-
-def _share(deadline: float | None, models_left: int) -> float | None:
-    if deadline is None:
-        return None
-    now = time.monotonic()
-    return now + max(deadline - now, 0.0) / models_left
 
 
 def _attack_one(

@@ -35,6 +35,7 @@ from dra_serve.service.schemas import (
     PredictFields,
     PredictionOut,
     PredictOut,
+    StreamFields,
 )
 from dra_serve.service.settings import Settings
 from dra_serve.service.statistics import Statistics
@@ -84,9 +85,16 @@ class Service:
 
     async def read_attack(self, request: Request) -> AttackJob:
         """Return the attack a request asks for, decoded and checked."""
+        return await self._read_attack(request, AttackFields)
+
+    async def read_stream(self, request: Request) -> AttackJob:
+        """Return the same of a request for a stream."""
+        return await self._read_attack(request, StreamFields)
+
+    async def _read_attack(self, request: Request, model: type[AttackFields]) -> AttackJob:
         inputs = await read_inputs(request)
         inputs.require_one_image()
-        fields = inputs.parse(AttackFields)
+        fields = inputs.parse(model)
         models = self.registry.select(fields.models)
 
         def work(_: Any) -> AttackJob:
@@ -95,6 +103,7 @@ class Service:
                 _decode(inputs, models[0], resize=fields.resize)[0],
                 fields.request(),
                 self.settings.attack_seconds,
+                fields.every if isinstance(fields, StreamFields) else None,
             )
             job.check()
             return job
@@ -166,19 +175,19 @@ def _add_v1(app: FastAPI, service: Service) -> None:
         """Classify one image or several."""
         return await service.predict(request)
 
-    Job = Annotated[AttackJob, Depends(service.read_attack)]
-
     @app.post(
         "/v1/attack",
         tags=["attack"],
         openapi_extra=describe_body(AttackFields, many=False),
         responses=problems(400, 404, 413, 415, 422, 429, 503),
     )
-    async def attack(request: Request, job: Job) -> AttackOut:
+    async def attack(request: Request, job: Annotated[AttackJob, Depends(service.read_attack)]) -> AttackOut:
         """Attack one image on one model or several, and see which model falls for whose image."""
         return await service.attack(request, job)
 
-    async def open_stream(job: Job) -> AsyncIterator[AttackStream]:
+    async def open_stream(
+        job: Annotated[AttackJob, Depends(service.read_stream)],
+    ) -> AsyncIterator[AttackStream]:
         stream = AttackStream(job, service.attacks, service.count)
         try:
             yield stream
@@ -189,7 +198,7 @@ def _add_v1(app: FastAPI, service: Service) -> None:
         "/v1/attack/stream",
         tags=["attack"],
         response_class=EventSourceResponse,
-        openapi_extra=describe_body(AttackFields, many=False),
+        openapi_extra=describe_body(StreamFields, many=False),
         responses=problems(400, 404, 413, 415, 422, 429, 503),
     )
     async def attack_stream(
@@ -238,7 +247,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     if shows_ui:
         from dra_serve.service import ui
 
-        ui.mount(app, service.registry, attack_seconds=service.settings.attack_seconds)
+        ui.mount(app, service, attack_seconds=service.settings.attack_seconds)
 
 
 async def _framework_error(request: Request, error: Exception) -> Response:

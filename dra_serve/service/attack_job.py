@@ -24,12 +24,16 @@ from dra_serve.service.schemas import MAX_TOTAL_QUERIES, MAX_TOTAL_STEPS, Attack
 
 @dataclass(frozen=True)
 class AttackJob:
-    """One request's attack. seconds: its budget, counted from the moment it begins to run."""
+    """One request's attack. seconds: its budget, counted from the moment it begins to run.
+
+    every: the steps of a stream that carry an image, None for none.
+    """
 
     models: list[OnnxClassifier]
     pixels: np.ndarray
     request: AttackRequest
     seconds: float
+    every: int | None = None
 
     def check(self) -> Parameters:
         """Return the values in force; BadRequest for what cannot be done or is more than we do."""
@@ -68,8 +72,12 @@ class AttackStream:
         def emit(event: ServerSentEvent) -> None:
             loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+        def tell(step: Step) -> None:
+            told = StepOut.of(step, every=job.every).model_dump(exclude_none=True)
+            emit(ServerSentEvent(event="step", data=told))
+
         def work(stop: threading.Event) -> AttackAnswer:
-            answer = job.run(stop, lambda step: emit(ServerSentEvent(event="step", data=StepOut.of(step))))
+            answer = job.run(stop, tell)
             count(answer)
             return answer
 

@@ -113,6 +113,19 @@ class AttackFields(_Fields):
         )
 
 
+class StreamFields(AttackFields):
+    """Fields of /v1/attack/stream."""
+
+    every: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_QUERIES,
+            description="A PNG of where it stands with each so many steps; default: none.",
+        ),
+    ] = None
+
+
 _OPTIONS = {"norm", "eps", "alpha", "steps", "restarts", "queries", "seed"}
 
 
@@ -207,7 +220,7 @@ class AttackOut(BaseModel):
 
 
 class StepOut(BaseModel):
-    """Where the attack on one model stands after a step."""
+    """Where the attack on one model stands after a step; image: a PNG as a data URI, if asked for."""
 
     model: str
     step: int
@@ -216,9 +229,11 @@ class StepOut(BaseModel):
     success: bool
     label: str
     score: float
+    image: str | None = None
 
     @classmethod
-    def of(cls, step: Step) -> "StepOut":
+    def of(cls, step: Step, *, every: int | None = None) -> "StepOut":
+        shows = every is not None and step.step % every == 0
         return cls(
             model=step.model,
             step=step.step,
@@ -227,6 +242,7 @@ class StepOut(BaseModel):
             success=step.success,
             label=step.prediction.label,
             score=step.prediction.score,
+            image=data_uri(encode_png(step.pixels)) if shows else None,
         )
 
 

@@ -1,7 +1,7 @@
 """The demo at /ui: attack the loaded models in the browser, live and side by side.
 
     picture.py   an example or an upload, and the words about it
-    live.py      an attack in a thread, its steps as they happen
+    live.py      an attack in the service's pool, its steps as they happen
     view.py      pieces of the page as HTML, everything escaped
     card.py      one model's card: images, chart, bars
     handlers.py  what each button does
@@ -12,9 +12,11 @@ Gradio takes 8 s to import, so nothing here imports it before `build` or `mount`
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dra_serve.errors import MissingExtra
+from dra_serve.service.admission import Pool
+from dra_serve.service.answers import AttackAnswer
 from dra_serve.service.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,10 +31,19 @@ ATTACK_SECONDS = 20
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
+class Service(Protocol):
+    """What the page shares with the API: the models, the pool its attacks run in, who counts them."""
+
+    registry: Registry
+    attacks: Pool
+
+    def count(self, answer: AttackAnswer) -> None: ...
+
+
 def build(
-    registry: Registry, *, examples: Path = EXAMPLES, attack_seconds: float = ATTACK_SECONDS
+    service: Service, *, examples: Path = EXAMPLES, attack_seconds: float = ATTACK_SECONDS
 ) -> "gr.Blocks":
-    """Return the page over these models.
+    """Return the page over the service's models.
 
     examples: a folder of PNG files in the models' own size; others in it are left out.
     attack_seconds: the budget of one attack; then the best image so far is judged.
@@ -41,12 +52,12 @@ def build(
     _require_gradio()
     from dra_serve.service.ui.page import build_page
 
-    return build_page(registry, examples=examples, attack_seconds=attack_seconds)
+    return build_page(service, examples=examples, attack_seconds=attack_seconds)
 
 
 def mount(
     app: "FastAPI",
-    registry: Registry,
+    service: Service,
     *,
     examples: Path = EXAMPLES,
     attack_seconds: float = ATTACK_SECONDS,
@@ -58,7 +69,7 @@ def mount(
     _require_gradio()
     from dra_serve.service.ui.page import mount_page
 
-    return mount_page(app, build(registry, examples=examples, attack_seconds=attack_seconds), path=PATH)
+    return mount_page(app, build(service, examples=examples, attack_seconds=attack_seconds), path=PATH)
 
 
 def _require_gradio() -> None:

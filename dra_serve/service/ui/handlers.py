@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dra_serve.attacks import get_attack
-from dra_serve.errors import DraServeError, UserError
+from dra_serve.errors import DraServeError, Overloaded, ShuttingDown, UserError
 from dra_serve.images import fit
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.receipts import title
+from dra_serve.service.admission import Pool
 from dra_serve.service.answers import AttackAnswer, AttackRequest, Step, predict_pixels
 from dra_serve.service.attack_job import AttackJob
 from dra_serve.service.logs import log
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui.card import Card, Face, stage
-from dra_serve.service.ui.live import Turn, watch
+from dra_serve.service.ui.live import Count, Turn, watch
 from dra_serve.service.ui.picture import Picture, read_examples, read_upload
 from dra_serve.service.ui.view import message
 from dra_serve.service.words import describe
@@ -28,19 +29,21 @@ WAITING = "Waiting for another visitor's attack to end …"
 TOO_MANY = "The attack did not start: too many visitors wait for theirs. Try again in a moment."
 STOPPED = "Stopped. This is the judgement on the best images so far."
 _FRAME = 0.08  # seconds between two pictures of the stage: what eyes and a phone's network can follow
-_PAUSE = 0.06  # seconds after a step: a small network's whole attack would take 0.1 s
-_PAUSES = 0.2  # of the attack's budget, at most
+_PAUSE = 0.12  # seconds a step is shown at least: a small network's whole attack takes 0.1 s
+_PAUSES = 0.2  # of the attack's budget, that the page takes to show it at least
 
 
 class Handlers:
     """The page's behaviour over these models; what belongs to one visitor is in the arguments."""
 
-    def __init__(self, registry: Registry, *, examples: Path, attack_seconds: float) -> None:
+    def __init__(
+        self, registry: Registry, *, examples: Path, attack_seconds: float, pool: Pool, count: Count
+    ) -> None:
         first = registry.get(registry.pair[0])
         self.registry = registry
         self.input_shape = first.input_shape
         self.examples = read_examples(examples, first.input_shape, first.classes)
-        self._seconds = attack_seconds
+        self._seconds, self._pool, self._count = attack_seconds, pool, count
         self._faces = {model.name: introduce(model) for model in registry}
 
     def show(self, picture: Picture | None, names: Sequence[str]) -> tuple[str, str]:
@@ -113,6 +116,10 @@ class Handlers:
             for shown in self._attack(turn.stop, picture, names, attack, options):
                 if turn.instead is None:
                     yield shown
+        except ShuttingDown as error:
+            yield message([error.detail], "error"), self.show(picture, names)[1]
+        except Overloaded:
+            yield message([TOO_MANY], "error"), self.show(picture, names)[1]
         except DraServeError as error:
             yield message([error.detail], "error"), self.show(picture, names)[1]
         except Exception as error:
@@ -134,21 +141,28 @@ class Handlers:
         taken = {name: value for name, value in options.items() if name in get_attack(attack).options}
         request = AttackRequest(attack=attack, options=taken, top_k=len(models[0].classes))
         job = AttackJob(models, fit(picture.pixels, self.input_shape, resize=False), request, self._seconds)
-        steps = job.check().total_steps * len(models)
+        pause = min(_PAUSE, _PAUSES * self._seconds / job.check().total_steps)
         cards = {card.face.name: card for card in self._cards(picture, names)}
-        shown = 0.0
-        for news in watch(job, stop, pause=min(_PAUSE, _PAUSES * self._seconds / steps)):
+        says, shown, due = WAITING, 0.0, 0.0
+        for news in watch(job, stop, pool=self._pool, count=self._count):
             if isinstance(news, AttackAnswer):
                 yield self._judged(news, cards, stopped=stop.is_set())
                 return
-            cards[news.model] = _with_step(cards[news.model], news)
-            if time.monotonic() - shown >= _FRAME:
-                shown = time.monotonic()
-                yield message([f"Attacking {news.model} …"], "busy"), stage(list(cards.values()))
+            for step in news:
+                cards[step.model] = _with_step(cards[step.model], step)
+                says = f"Attacking {' and '.join(cards)} …"
+            now = time.monotonic()
+            if now - shown >= _FRAME:
+                shown = now
+                yield message([says], "busy"), stage(list(cards.values()))
+            if news:  # a fast attack is shown slower than it is, a slow one as it comes
+                due = (due or now) + pause
+                stop.wait(due - time.monotonic())
 
     def _judged(self, answer: AttackAnswer, cards: dict[str, Card], *, stopped: bool) -> tuple[str, str]:
         done = [replace(cards[result.model], attacked=result) for result in answer.results]
-        sentences = ([STOPPED] if stopped else []) + describe(answer)
+        ended_early = stopped and not all(result.complete for result in answer.results)
+        sentences = ([STOPPED] if ended_early else []) + describe(answer)
         return message(sentences, "done"), stage(done)
 
     def _cards(self, picture: Picture, names: Sequence[str]) -> list[Card]:

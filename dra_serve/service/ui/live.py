@@ -1,13 +1,22 @@
-"""An attack that is watched: it runs in a thread, its steps come out as they happen."""
+"""An attack that is watched: it runs in the service's pool, and the page plays its steps side by side."""
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
+from dra_serve.errors import ShuttingDown
+from dra_serve.service.admission import Pool
 from dra_serve.service.answers import AttackAnswer, Step
 from dra_serve.service.attack_job import AttackJob
+
+Count = Callable[[AttackAnswer], None]
+Frame = tuple[Step, ...]
+"""The next step of each model, none ahead of another; empty while nothing happens, to notice who has left."""
+
+_PATIENCE = 0.5  # seconds
 
 
 @dataclass
@@ -28,25 +37,50 @@ class Turn:
         self.stop.set()
 
 
-def watch(job: AttackJob, stop: threading.Event, *, pause: float = 0.0) -> Iterator[Step | AttackAnswer]:
-    """Yield every step of every model, then the answer; raises what `job.run` raises.
+def watch(
+    job: AttackJob, stop: threading.Event, *, pool: Pool, count: Count
+) -> Iterator[Frame | AttackAnswer]:
+    """Yield frames of steps, then the answer; raises Overloaded, and what `job.run` raises.
 
+    The attack is never kept waiting for its watcher: others wait for its place. count: told the answer.
     stop: set it to end the attack at its next step and judge what there is. Closing the iterator does
-    the same, so nobody who leaves keeps a thread busy. pause: seconds to wait after each step, for eyes
-    to follow.
+    the same, so nobody who leaves keeps a thread busy.
     """
-    steps: SimpleQueue[Step | None] = SimpleQueue()
+    news: SimpleQueue[Step | None] = SimpleQueue()
 
-    def on_step(step: Step) -> None:
-        steps.put(step)
-        stop.wait(pause)
+    def work(stop: threading.Event) -> AttackAnswer:
+        answer = job.run(stop, news.put)
+        count(answer)
+        return answer
 
-    with ThreadPoolExecutor(1, thread_name_prefix="dra-ui-attack") as pool:
-        running = pool.submit(job.run, stop, on_step)
-        running.add_done_callback(lambda _: steps.put(None))
-        try:
-            while (step := steps.get()) is not None:
-                yield step
-            yield running.result()
-        finally:
-            stop.set()  # before the pool, on leaving, waits for the thread
+    running = pool.submit(work, stop)
+    running.add_done_callback(lambda _: news.put(None))
+    waiting: dict[str, deque[Step]] = {model.name: deque() for model in job.models}
+    ended = False
+    try:
+        while not ended or any(waiting.values()):
+            ended = _collect(news, waiting, patient=not any(waiting.values())) or ended
+            yield _next(waiting)
+        yield running.result()
+    except CancelledError as error:
+        raise ShuttingDown("the service is shutting down", retry_after=5) from error
+    finally:
+        stop.set()
+        running.cancel()
+
+
+def _next(waiting: dict[str, deque[Step]]) -> Frame:
+    first = min((steps[0].step for steps in waiting.values() if steps), default=0)
+    return tuple(steps.popleft() for steps in waiting.values() if steps and steps[0].step == first)
+
+
+def _collect(news: SimpleQueue[Step | None], waiting: dict[str, deque[Step]], *, patient: bool) -> bool:
+    """Move what has come to `waiting`, after some patience for the first; return whether no more will."""
+    try:
+        step = news.get(timeout=_PATIENCE) if patient else news.get_nowait()
+        while step is not None:
+            waiting[step.model].append(step)
+            step = news.get_nowait()
+    except Empty:
+        return False
+    return True

@@ -15,8 +15,7 @@ from fastapi import FastAPI, Response
 
 from dra_serve.attacks import ATTACKS, get_attack
 from dra_serve.images import MAX_BYTES
-from dra_serve.service.registry import Registry
-from dra_serve.service.ui import view
+from dra_serve.service.ui import Service, view
 from dra_serve.service.ui.handlers import Handlers
 from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
@@ -52,13 +51,20 @@ _SHOW_RESULT = """
   return [];
 }
 """
+_WATCHED = 16  # pages that watch an attack, or wait for one: each holds a thread; the pool says who attacks
 _CACHE_SECONDS = (600, 3600)  # look every ten minutes; delete uploads older than an hour
 
 
-def build_page(registry: Registry, *, examples: Path, attack_seconds: float) -> gr.Blocks:
+def build_page(service: Service, *, examples: Path, attack_seconds: float) -> gr.Blocks:
     """Return the page; see `dra_serve.service.ui.build`."""
     _use_own_temporary_folder()
-    handlers = Handlers(registry, examples=examples, attack_seconds=attack_seconds)
+    handlers = Handlers(
+        service.registry,
+        examples=examples,
+        attack_seconds=attack_seconds,
+        pool=service.attacks,
+        count=service.count,
+    )
     page = gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_CACHE_SECONDS)
     with page:
         _Page(handlers)
@@ -182,7 +188,7 @@ class _Page:
             self._attack,
             [self.turn, self.picture, self.models, self.attack_name, *options],
             [self.message, self.stage],
-            concurrency_limit=1,
+            concurrency_limit=_WATCHED,
             **quiet,
         )
         for end in (running.success, running.failure):

@@ -88,17 +88,34 @@ def test_every_model_reports_its_steps(make: Make, pixels: np.ndarray) -> None:
     answer = attack_models(
         [make("a"), make("b", 1)], pixels, AttackRequest(options={"eps": 0.0, "steps": 3}), seen.append
     )
-    assert [(step.model, step.step) for step in seen] == [(name, k) for name in "ab" for k in (1, 2, 3)]
+    for name in "ab":
+        assert [step.step for step in seen if step.model == name] == [1, 2, 3]
     assert_array_equal(seen[-1].pixels, pixels)  # eps 0 leaves the clean image
     assert [result.steps_done for result in answer.results] == [3, 3]
 
 
-def test_stopping_one_model_stops_the_next(make: Make, pixels: np.ndarray) -> None:
+def test_stopping_one_model_stops_the_other(make: Make, pixels: np.ndarray) -> None:
     answer = attack_models(
         [make("a"), make("b", 1)], pixels, AttackRequest(options={"eps": 0.0, "steps": 50}), lambda _: False
     )
     assert [result.steps_done for result in answer.results] == [1, 1]
     assert not any(result.complete for result in answer.results)
+
+
+def test_models_are_attacked_side_by_side_as_if_each_were_alone(make: Make, pixels: np.ndarray) -> None:
+    pair, seen = [make("a"), make("b", 1)], []
+    request = AttackRequest(options={"eps": "1/255", "steps": 40})
+
+    def watch(step: Step) -> None:
+        seen.append(step.model)
+        time.sleep(0.012)  # longer than a turn
+
+    together = attack_models(pair, pixels, request, watch)
+    assert seen[:4] == ["a", "b", "a", "b"]
+    for model, result in zip(pair, together.results, strict=True):
+        (alone,) = attack_models([model], pixels, request).results
+        assert_array_equal(result.pixels, alone.pixels)
+        assert (result.adversarial, result.steps_done) == (alone.adversarial, alone.steps_done)
 
 
 def test_a_deadline_is_shared_fairly(make: Make, pixels: np.ndarray) -> None:

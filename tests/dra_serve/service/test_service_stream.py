@@ -1,12 +1,16 @@
 """POST /v1/attack/stream: the steps as they happen, then the answer of /v1/attack."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
 
 from .conftest import png
 
@@ -42,6 +46,29 @@ def test_steps_arrive_while_the_attack_runs(http: httpx.Client) -> None:
     assert not last[1]["results"][0]["complete"]  # 2,000 steps do not fit into the server's 2 s
     assert arrived[-1] - arrived[0] > 1
     assert max(b - a for a, b in pairwise(arrived)) < 1
+
+
+def test_every_k_th_step_carries_its_image_if_asked(http: httpx.Client) -> None:
+    fields = {"models": "tiny-dra", "eps": "1/255", "steps": "10", "restarts": "2"}
+    with http.stream("POST", "/v1/attack/stream", data=fields | {"every": "3"}, **IMAGE) as response:
+        *steps, (_, result) = _events(response)
+    assert [step["step"] for _, step in steps if "image" in step] == [
+        step["step"] for _, step in steps if step["step"] % 3 == 0
+    ]
+    assert len(steps) > 3
+    for _, step in steps:
+        if "image" in step:
+            image = base64.b64decode(step["image"].removeprefix("data:image/png;base64,"))
+            shown = np.asarray(Image.open(BytesIO(image)), dtype=int)
+            clean = np.asarray(Image.open(BytesIO(png())), dtype=int)
+            assert 0 < np.abs(shown - clean).max() <= 1
+    assert result["results"][0]["adversarial"]["image"].startswith("data:image/png")
+
+
+def test_every_belongs_to_the_stream_and_counts_from_one(http: httpx.Client) -> None:
+    for path, value in (("/v1/attack", "3"), ("/v1/attack/stream", "0"), ("/v1/attack/stream", "x")):
+        problem = http.post(path, data={"every": value}, **IMAGE)
+        assert (problem.status_code, problem.json()["field"]) == (422, "every")
 
 
 def _events(response: httpx.Response) -> Iterator[tuple[str, Any]]:

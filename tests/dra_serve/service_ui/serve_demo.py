@@ -13,8 +13,8 @@ from dra_serve.service.settings import Settings
 
 examples, *models = sys.argv[1:]
 registry = Registry.load(models)
-app = create_app(registry, Settings(models=tuple(models), ui=False))
-app = ui.mount(app, registry, examples=Path(examples), attack_seconds=150)  # pauses grow with it
+app = create_app(registry, Settings(models=tuple(models), ui=False, threads=1))
+app = ui.mount(app, app.state.service, examples=Path(examples), attack_seconds=150)  # pauses grow with it
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -74,13 +74,15 @@ SMALL_TARGETS = """
 
 
 @pytest.fixture(scope="module")
-def url(pair_folders: list[Path], examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(
+    pair_folders: list[Path], slow_folder: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Yield where the demo is served, by a process of its own.
 
     At the end it must have logged nothing but requests, and kept no picture.
     """
     script = Path(__file__).with_name("serve_demo.py")
-    command = [sys.executable, str(script), str(examples), *map(str, pair_folders)]
+    command = [sys.executable, str(script), str(examples), *map(str, [*pair_folders, slow_folder])]
     uploads = tmp_path_factory.mktemp("uploads")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(uploads)}
     log = tmp_path_factory.mktemp("log") / "stderr"
@@ -149,14 +151,19 @@ def attack(page: Page) -> str:
 
 
 def begin_long_attack(page: Page) -> Locator:
-    """Begin an attack of some 30 s, pauses included; return the card of the model attacked first."""
+    """Begin an attack of some 10 s on `slow` beside `tiny-dra`; return the card of `slow`."""
     page.click("#more button")
+    for name in ("tiny-at", "slow"):
+        page.locator("#models label", has_text=name).click()
+    expect(card(page, "tiny-at")).to_have_count(0)
+    expect(card(page, "slow")).to_be_visible()
+    set_number(page, "#eps-linf", "0")  # the image stays as it is: never fooled, never over early
     set_number(page, "#steps", "100")
     set_number(page, "#restarts", "5")
     page.click("#attack")
-    first = card(page, "tiny-dra")
-    expect(first).to_have_attribute("data-state", "running")
-    return first
+    slow = card(page, "slow")
+    expect(slow).to_have_attribute("data-state", "running")
+    return slow
 
 
 def card(page: Page, name: str) -> Locator:
@@ -207,7 +214,8 @@ def test_a_visitor_picks_an_example_attacks_and_reads_both_results(
 def test_the_steps_are_shown_while_the_attack_runs(open_page: OpenPage) -> None:
     page = open_page()
     running = begin_long_attack(page)
-    expect(page.locator("#message")).to_contain_text("Attacking tiny-dra")
+    expect(page.locator("#message")).to_contain_text("Attacking tiny-dra and slow")
+    expect(card(page, "tiny-dra")).to_have_attribute("data-state", "running")  # both at once
     expect(page.locator("#attack")).to_be_disabled()
     first = running.locator("polyline.own").get_attribute("points") or ""
     running.get_by_text(re.compile(r"step [1-9]\d+ of 500")).wait_for()
@@ -222,7 +230,7 @@ def test_stop_ends_the_attack_and_judges_what_there_is(open_page: OpenPage) -> N
     begin_long_attack(page)
     page.click("#stop")
     expect(page.locator("#message")).to_contain_text("Stopped.")
-    expect(card(page, "tiny-dra")).to_have_attribute("data-state", "unfinished")
+    expect(card(page, "slow")).to_have_attribute("data-state", "unfinished")
     expect(page.locator("#stop")).to_be_disabled()
     expect(page.locator("#attack")).to_be_enabled()
 

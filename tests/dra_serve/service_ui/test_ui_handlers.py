@@ -1,6 +1,8 @@
 """What the buttons do, on real models: attacks that are watched, stopped, left, refused."""
 
+import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 
 from dra_serve.attacks import ATTACKS
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.service.admission import Pool
+from dra_serve.service.answers import AttackAnswer
 from dra_serve.service.registry import Registry
-from dra_serve.service.ui.handlers import Handlers, introduce, record
+from dra_serve.service.ui.handlers import TOO_MANY, Handlers, introduce, record
 from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
 
@@ -21,11 +25,17 @@ from .conftest import CLASSES, RECEIPT, SHAPE, noise
 PICTURE = Picture(name="noise", pixels=noise(0), about="noise")
 OPTIONS = {"norm": "linf", "eps": "8/255", "steps": 20, "restarts": 1, "seed": 0}
 PAIR = ("tiny-dra", "tiny-at")
+COUNTED: list[AttackAnswer] = []
 
 
 @pytest.fixture
 def handlers(registry: Registry, examples: Path) -> Handlers:
-    return Handlers(registry, examples=examples, attack_seconds=20)
+    return page(registry, examples)
+
+
+def page(registry: Registry, examples: Path, *, pool: Pool | None = None) -> Handlers:
+    pool = pool or Pool("attacks", threads=1, queue=8, retry_after=1)
+    return Handlers(registry, examples=examples, attack_seconds=20, pool=pool, count=COUNTED.append)
 
 
 def run(handlers: Handlers, turn: Turn | None = None, **replaced: Any) -> list[tuple[str, str]]:
@@ -33,13 +43,9 @@ def run(handlers: Handlers, turn: Turn | None = None, **replaced: Any) -> list[t
     return list(handlers.attack(turn, PICTURE, names, name, OPTIONS | replaced))
 
 
-def attack_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "dra-ui-attack" in thread.name]
-
-
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_every_attack_can_be_chosen_on_the_page(handlers: Handlers, attack: str) -> None:
-    *_, (message, _) = run(handlers, attack=attack, names=("tiny-dra",), steps=3)
+    *_, (message, _) = run(handlers, attack=attack, names=("tiny-dra",), steps=3, queries=50)
     assert 'data-kind="done"' in message
     assert "tiny-dra" in message
 
@@ -67,9 +73,51 @@ def test_radius_zero_changes_nothing_and_fools_nobody(handlers: Handlers) -> Non
     assert stage.count('data-state="held"') == 2
 
 
+def test_both_models_are_shown_side_by_side_and_the_service_counts_them(handlers: Handlers) -> None:
+    COUNTED.clear()
+    frames = [stage for message, stage in run(handlers, eps="0/255", steps=10) if "Attacking" in message]
+    for stage in frames:
+        dra, at = (re.findall(r"step (\d+) of 10", card) or ["0"] for card in stage.split("</article>")[:2])
+        assert abs(int(dra[0]) - int(at[0])) <= 1
+    assert len(frames) > 5
+    assert [[result.model for result in answer.results] for answer in COUNTED] == [list(PAIR)]
+
+
+def test_an_attack_waits_for_its_place_in_the_services_pool_and_a_full_one_is_said(
+    registry: Registry, examples: Path
+) -> None:
+    pool = Pool("attacks", threads=1, queue=1, retry_after=1)
+    handlers, others = page(registry, examples, pool=pool), threading.Event()
+    pool.submit(lambda _: others.wait(10), threading.Event())
+    frames = handlers.attack(Turn(), PICTURE, PAIR, "pgd", OPTIONS)
+    message, stage = next(frames)
+    assert "Waiting for another visitor" in message
+    assert stage.count('data-state="ready"') == 2
+    ((message, _),) = run(handlers)
+    assert TOO_MANY in message
+    others.set()
+    *_, (message, _) = frames
+    assert 'data-kind="done"' in message
+    pool.close()
+
+
+def test_who_leaves_the_queue_gives_the_place_free(registry: Registry, examples: Path) -> None:
+    pool = Pool("attacks", threads=1, queue=1, retry_after=1)
+    handlers, others = page(registry, examples, pool=pool), threading.Event()
+    pool.submit(lambda _: others.wait(10), threading.Event())
+    frames = handlers.attack(Turn(), PICTURE, PAIR, "pgd", OPTIONS)
+    next(frames)
+    frames.close()  # type: ignore[attr-defined]  # what Gradio does
+    again = handlers.attack(Turn(), PICTURE, PAIR, "pgd", OPTIONS)
+    assert "Waiting for another visitor" in next(again)[0]
+    others.set()
+    assert 'data-kind="done"' in list(again)[-1][0]
+    pool.close()
+
+
 def test_a_pressed_stop_ends_the_attack_with_a_verdict(handlers: Handlers) -> None:
     turn, _ = handlers.begin()
-    frames = handlers.attack(turn, PICTURE, ["tiny-dra"], "pgd", OPTIONS | {"steps": 100})
+    frames = handlers.attack(turn, PICTURE, ["tiny-dra"], "square", OPTIONS | {"queries": 5_000})
     next(frames)
     handlers.stop(turn)
     message, stage = list(frames)[-1]
@@ -96,12 +144,13 @@ def test_an_attack_that_was_left_shows_nothing_more(handlers: Handlers) -> None:
 
 def test_a_visitor_who_closes_the_page_leaves_no_thread_behind(handlers: Handlers) -> None:
     turn = Turn()
-    frames = handlers.attack(turn, PICTURE, PAIR, "pgd", OPTIONS | {"steps": 100})
+    frames = handlers.attack(turn, PICTURE, PAIR, "square", OPTIONS | {"queries": 4_000})
     next(frames)
-    assert attack_threads()
+    begun = time.monotonic()
     frames.close()  # type: ignore[attr-defined]  # what Gradio does
     assert turn.stop.is_set()
-    assert not attack_threads()
+    assert 'data-kind="done"' in run(handlers, steps=1)[-1][0]  # the only thread is free
+    assert time.monotonic() - begun < 2
 
 
 def test_an_attack_that_never_had_its_turn_says_so(handlers: Handlers) -> None:
@@ -176,7 +225,7 @@ def test_a_model_without_gradients_predicts_but_is_not_attacked(
     weights = np.random.default_rng(0).standard_normal((len(CLASSES), int(np.prod(SHAPE))))
     forward = linear_onnx(weights, np.zeros(len(CLASSES)), SHAPE).SerializeToString()
     model = OnnxClassifier(forward, None, classes=CLASSES, input_shape=SHAPE, name="plain")
-    handlers = Handlers(Registry([model]), examples=examples, attack_seconds=20)
+    handlers = page(Registry([model]), examples)
     ((message, stage),) = run(handlers, names=["plain"])
     assert "models with a gradient graph" in message
     assert 'data-state="ready"' in stage
