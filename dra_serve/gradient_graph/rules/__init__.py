@@ -8,6 +8,7 @@ from dra_serve.gradient_graph.rules import (  # noqa: F401
     normalisation,
     pooling,
     quantised,
+    recurrent,
     reductions,
     resize,
     shapes,
