@@ -10,8 +10,10 @@ withstood the ones before; the original on the torch network in eval mode, as it
 default batch of 250. `--freeze` takes the parameters' gradients from the original too, which its users
 seldom do.
 
-A round gives both the same images, one after the other on one thread; who begins changes. Times are CPU
-seconds of the process (wall time is printed beside it: the machine may be busy). Every image on which the
+A round gives both the same images, one after the other; who begins changes. On one thread times are CPU
+seconds of the process, for the machine may be busy; with `--threads N` each side may use N cores, ours as
+`evaluate` does (a batch in N slices), the original as torch does (N threads an operator), and times are
+seconds on the wall: the machine must be quiet. Every image on which the
 verdicts differ is listed, with who fooled it and whether that image fools the other engine too.
 """
 
@@ -37,10 +39,12 @@ from torch import nn
 import dra_serve
 from dra_serve.attacks import get_attack
 from dra_serve.attacks.norms import NORMS, get_norm, parse_radius
+from dra_serve.classifier import Classifier
 from dra_serve.errors import DataMissing
 from dra_serve.evaluation.data import as_float, read_images
 from dra_serve.evaluation.provenance import commit, hardware
-from dra_serve.evaluation.suites import SUITES
+from dra_serve.evaluation.suites import SUITES, Stage
+from dra_serve.evaluation.threads import in_slices
 from dra_serve.onnx_classifier import OnnxClassifier
 from training.networks import HubClassifier
 
@@ -51,20 +55,23 @@ STAGES = tuple(stage.attack for stage in SUITES["standard"])
 
 @dataclass
 class Side:
-    """What one side did. robust: by image; x_adv: by round; cpu, wall: seconds of each round.
+    """What one side did. clock: what its times are read off. robust: by image; x_adv: by round.
 
-    stage_cpu: seconds of each stage; left: how many images withstood it. Both over all rounds.
+    seconds: of each round. stage_seconds: of each stage; left: how many images withstood it. Both over all
+    rounds.
     """
 
+    clock: Callable[[], float]
     robust: list[bool] = field(default_factory=list)
     x_adv: list[np.ndarray] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-    stage_cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    seconds: list[float] = field(default_factory=list)
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     left: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("clean", *STAGES), 0))
 
 
-def run_ours(model: OnnxClassifier, x: np.ndarray, y: np.ndarray, norm: str, eps: float, side: Side) -> None:
+def run_ours(
+    model: OnnxClassifier, threads: int, x: np.ndarray, y: np.ndarray, norm: str, eps: float, side: Side
+) -> None:
     """Run the suite on x (N, C, H, W), each attack on the survivors; enter the outcomes in `side`."""
     x_adv, robust = x.copy(), np.ones(len(x), bool)
     for start in range(0, len(x), BATCH):
@@ -73,37 +80,49 @@ def run_ours(model: OnnxClassifier, x: np.ndarray, y: np.ndarray, norm: str, eps
     side.left["clean"] += int(robust.sum())
     ids = np.arange(len(x)) + len(side.robust)
     for stage in SUITES["standard"]:
-        before, attack = time.process_time(), get_attack(stage.attack)
-        draws = {"seed": 0} if "seed" in attack.options else {}
+        before = side.clock()
         open_rows = np.flatnonzero(robust)
         for start in range(0, len(open_rows), BATCH):
             rows = open_rows[start : start + BATCH]
-            result = attack(
-                model, x[rows], y[rows], norm=norm, eps=eps, indices=ids[rows], **draws, **stage.options
-            )
-            x_adv[rows] = result.x_adv
-            robust[rows] = model.logits(result.x_adv).argmax(axis=1) == y[rows]
-        side.stage_cpu[stage.attack] += time.process_time() - before
+            work = _stage_on_slices(stage, x[rows], y[rows], ids[rows], norm, eps)
+            x_adv[rows] = np.concatenate(in_slices(work, model, len(rows), threads=threads))
+            robust[rows] = model.logits(x_adv[rows]).argmax(axis=1) == y[rows]
+        side.stage_seconds[stage.attack] += side.clock() - before
         side.left[stage.attack] += int(robust.sum())
     side.robust += robust.tolist()
     side.x_adv.append(x_adv)
+
+
+def _stage_on_slices(
+    stage: Stage, x: np.ndarray, y: np.ndarray, ids: np.ndarray, norm: str, eps: float
+) -> Callable[[Classifier, slice], np.ndarray]:
+    """Return work(model, part) -> x_adv of the images `part` under a suite's stage."""
+    attack = get_attack(stage.attack)
+    options = ({"seed": 0} if "seed" in attack.options else {}) | stage.options
+
+    def work(model: Classifier, part: slice) -> np.ndarray:
+        result = attack(model, x[part], y[part], norm=norm, eps=eps, indices=ids[part], **options)
+        made: np.ndarray = result.x_adv
+        return made
+
+    return work
 
 
 class _Log:
     """The original's logger: it says when a stage ends and how many images withstood it."""
 
     def __init__(self, side: Side, n: int) -> None:
-        self._side, self._n, self._since = side, n, time.process_time()
+        self._side, self._n, self._since = side, n, side.clock()
 
     def log(self, text: str) -> None:
         words = text.split()
         if text.startswith("initial accuracy"):
             self._side.left["clean"] += round(float(words[-1].rstrip("%")) * self._n / 100)
-            self._since = time.process_time()
+            self._since = self._side.clock()
         elif text.startswith("robust accuracy after"):
-            stage, now = words[3].lower().rstrip(":"), time.process_time()
+            stage, now = words[3].lower().rstrip(":"), self._side.clock()
             self._side.left[stage] += round(float(words[4].rstrip("%")) * self._n / 100)
-            self._side.stage_cpu[stage] += now - self._since
+            self._side.stage_seconds[stage] += now - self._since
             self._since = now
 
 
@@ -156,7 +175,15 @@ def _lead(logits: np.ndarray, label: int) -> float:
 
 
 def compare(
-    name: str, autoattack: Any, data: Path, n: int, norm: str, eps: float, rounds: int, freeze: bool
+    name: str,
+    autoattack: Any,
+    data: Path,
+    n: int,
+    norm: str,
+    eps: float,
+    rounds: int,
+    freeze: bool,
+    threads: int,
 ) -> dict[str, Any]:
     """Return accuracies, times and differences of both sides on the bundled model `name`."""
     model = dra_serve.load(f"bundled:{name}")
@@ -164,32 +191,31 @@ def compare(
     network = HubClassifier.from_pretrained(folder).eval().requires_grad_(not freeze)
     chosen = read_images(data, n=n, seed=0)
     x, y = as_float(chosen.x[np.arange(n)]), chosen.y
-    ours, theirs = Side(), Side()
+    clock = time.process_time if threads == 1 else time.perf_counter
+    ours, theirs = Side(clock), Side(clock)
     sides: list[tuple[Side, Callable[..., None], tuple[Any, ...]]] = [
-        (ours, run_ours, (model,)),
+        (ours, run_ours, (model, threads)),
         (theirs, run_original, (autoattack, network)),
     ]
     for turn, rows in enumerate(np.array_split(np.arange(n), rounds)):
         for side, run, what in sides if turn % 2 == 0 else reversed(sides):
-            cpu, wall = time.process_time(), time.perf_counter()
+            began = clock()
             run(*what, x[rows], y[rows], norm, eps, side)
-            side.cpu.append(time.process_time() - cpu)
-            side.wall.append(time.perf_counter() - wall)
-    ratios = [b / a for a, b in zip(ours.cpu, theirs.cpu, strict=True)]
+            side.seconds.append(clock() - began)
+    ratios = [b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
     sums = {
         key: {
             "robust_percent": 100 * float(np.mean(side.robust)),
             "left": side.left,
-            "cpu_seconds": sum(side.cpu),
-            "wall_seconds": sum(side.wall),
-            "cpu_seconds_by_stage": side.stage_cpu,
+            "seconds": sum(side.seconds),
+            "seconds_by_stage": side.stage_seconds,
         }
         for key, side in (("ours", ours), ("original", theirs))
     }
     return {
         "model": f"bundled:{name}",
         **sums,
-        "speed": sum(theirs.cpu) / sum(ours.cpu),
+        "speed": sum(theirs.seconds) / sum(ours.seconds),
         "speed_by_round": {"least": min(ratios), "median": median(ratios), "most": max(ratios)},
         "differences": differences(model, network, x, y, norm, ours, theirs),
     }
@@ -207,11 +233,12 @@ def main(
     eps: Annotated[str, typer.Option(help="Radius, units of x; 8/255 or 0.5 by default.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Into how many parts the images are divided.")] = 2,
     autoattack: Annotated[Path | None, typer.Option(help="A clone of the original.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores for each side; 1 counts CPU seconds.")] = 1,
     freeze: Annotated[bool, typer.Option("--freeze", help="The original without weight gradients.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Evaluate the same images with both and print accuracies, times and every difference."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     if autoattack is not None:
         sys.path.insert(0, str(autoattack))
     try:
@@ -227,7 +254,8 @@ def main(
         "eps": radius,
         "rounds": rounds,
         "frozen": freeze,
-        "threads": 1,
+        "threads": threads,
+        "clock": "CPU" if threads == 1 else "wall",
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
@@ -237,7 +265,7 @@ def main(
     }
     for name in model:
         try:
-            entry = compare(name, original, data, n, norm, radius, rounds, freeze)
+            entry = compare(name, original, data, n, norm, radius, rounds, freeze, threads)
         except DataMissing as error:
             raise typer.BadParameter(str(error)) from error
         result["models"].append(entry)
@@ -248,24 +276,25 @@ def main(
 
 
 def _show(result: dict[str, Any], entry: dict[str, Any]) -> None:
-    title = f"{entry['model']}, {result['norm']} {result['eps']:.4g}, n = {result['n']}, one thread"
-    console, out = Console(width=110), Table(title=title)
-    for column in ("", "left, ours", "left, original", "CPU s, ours", "CPU s, original", "ratio"):
+    title = f"{entry['model']}, {result['norm']} {result['eps']:.4g}, n = {result['n']}"
+    title += f", {result['threads']} thread{'s' * (result['threads'] > 1)} a side"
+    console, out, clock = Console(width=110), Table(title=title), f"{result['clock']} s"
+    for column in ("", "left, ours", "left, original", f"{clock}, ours", f"{clock}, original", "ratio"):
         out.add_column(column, justify="right" if column else "left", no_wrap=True)
     ours, theirs = entry["ours"], entry["original"]
     out.add_row("clean", str(ours["left"]["clean"]), str(theirs["left"]["clean"]), "", "", "")
     for stage in STAGES:
-        a, b = (side["cpu_seconds_by_stage"][stage] for side in (ours, theirs))
+        a, b = (side["seconds_by_stage"][stage] for side in (ours, theirs))
         left = (str(side["left"][stage]) for side in (ours, theirs))
         out.add_row(stage, *left, f"{a:.1f}", f"{b:.1f}", f"{b / a:.2f}" if a else "")
     percent = (f"{side['robust_percent']:.2f} %" for side in (ours, theirs))
-    total = f"{ours['cpu_seconds']:.1f}", f"{theirs['cpu_seconds']:.1f}", f"{entry['speed']:.2f}"
+    total = f"{ours['seconds']:.1f}", f"{theirs['seconds']:.1f}", f"{entry['speed']:.2f}"
     out.add_row("robust, in all", *percent, *total)
     console.print(out)
     spread = entry["speed_by_round"]
     console.print(
-        f"by round {spread['least']:.2f} to {spread['most']:.2f}; wall {ours['wall_seconds']:.0f} s and"
-        f" {theirs['wall_seconds']:.0f} s; {result['hardware']}; torch {result['torch']}"
+        f"by round {spread['least']:.2f} to {spread['most']:.2f};"
+        f" {result['hardware']}; torch {result['torch']}"
     )
     for one in entry["differences"]:
         console.print(

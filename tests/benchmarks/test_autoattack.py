@@ -1,5 +1,6 @@
 """The benchmark's own side: what it counts is what `evaluate` says."""
 
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -32,9 +33,9 @@ def images(model, n):
 
 def test_counts_what_evaluate_counts(model):
     x, y = images(model, 12)
-    side = Side()
+    side = Side(time.process_time)
     for rows in np.array_split(np.arange(12), 2):  # two rounds: an image keeps its number
-        run_ours(model, x[rows], y[rows], "linf", 0.01, side)
+        run_ours(model, 2, x[rows], y[rows], "linf", 0.01, side)
     outcomes = dra_serve.evaluate(model, x, y, suite="standard", eps=0.01)
     assert 0 < sum(side.robust) < 11  # or the test would say little
     np.testing.assert_array_equal(side.robust, outcomes.robust)
@@ -48,9 +49,9 @@ def test_differences_say_who_fooled_whom_and_by_how_much(model):
     import torch
 
     x, y = images(model, 12)
-    ours, theirs = Side(), Side()
-    run_ours(model, x, y, "linf", 0.01, ours)
-    run_ours(model, x, y, "linf", 0.003, theirs)
+    ours, theirs = Side(time.process_time), Side(time.process_time)
+    run_ours(model, 2, x, y, "linf", 0.01, ours)
+    run_ours(model, 1, x, y, "linf", 0.003, theirs)
     network = lambda images: torch.from_numpy(model.logits(images.numpy()))  # noqa: E731
     found = differences(model, network, x, y, "linf", ours, theirs)
     assert [entry["image"] for entry in found] == np.flatnonzero(
