@@ -81,4 +81,5 @@ def _golden_logits(model: OnnxClassifier) -> np.ndarray:
     """Return the logits of a fixed image: a smooth ramp, inside [0, 1] and like no noise."""
     channels, height, width = model.input_shape
     ramp = np.linspace(0, 1, channels * height * width, dtype=np.float32)
-    return model.logits(ramp.reshape(1, channels, height, width))
+    logits: np.ndarray = model.logits(ramp.reshape(1, channels, height, width))
+    return logits

@@ -60,8 +60,9 @@ def _sure(prediction: Prediction) -> str:
 
 
 def _budget(p: Parameters) -> str:
-    steps = "1 step" if p.total_steps == 1 else f"{p.total_steps:,} steps"
-    return f"{p.norm}, eps {format_radius(p.eps)}, {steps}"
+    one, many = ("query", "queries") if "queries" in p.as_dict() else ("step", "steps")
+    length = f"1 {one}" if p.total_steps == 1 else f"{p.total_steps:,} {many}"
+    return f"{p.norm}, eps {format_radius(p.eps)}, {length}"
 
 
 def _transfer(answer: AttackAnswer) -> str:
@@ -71,4 +72,8 @@ def _transfer(answer: AttackAnswer) -> str:
         for victim, fooled in row.items()
         if source != victim and fooled
     ]
-    return f"{'; '.join(crossings)}." if crossings else "No image fools another model than its own."
+    if crossings:
+        return f"{'; '.join(crossings)}."
+    if not any(result.success for result in answer.results):
+        return "No image fools any of the models."
+    return "No image fools another model than its own."

@@ -33,13 +33,14 @@ class Card:
     """What is known: before an attack no steps, during it some, after it `attacked` as well.
 
     pixels: the clean image, uint8 (H, W, C). clean: its prediction with the scores of all classes.
-    truth: what the image shows, if that is known.
+    truth: what the image shows, if that is known. unit: what the attack's length is counted in.
     """
 
     face: Face
     pixels: np.ndarray
     clean: Prediction
     truth: str | None = None
+    unit: tuple[str, str] = ("step", "steps")
     steps: tuple[Step, ...] = ()
     attacked: Attacked | None = None
 
@@ -109,9 +110,11 @@ def _chip(card: Card) -> str:
 def _in_three_words(card: Card) -> str:
     done, last = card.attacked, card.steps[-1] if card.steps else None
     if done is None:
-        return f"step {last.step} of {last.steps}" if last else ""
+        return f"{card.unit[0]} {last.step:,} of {last.steps:,}" if last else ""
     if done.success:
-        return f"✕ fooled at step {done.steps_done}" if done.steps_done else "✕ fooled at the start"
+        return (
+            f"✕ fooled at {card.unit[0]} {done.steps_done:,}" if done.steps_done else "✕ fooled at the start"
+        )
     if last and last.success:
         return "✓ held: rounding to 8 bits undid it"
     return "✓ held" if done.complete else "◌ not finished"
@@ -129,10 +132,11 @@ def _images(card: Card) -> str:
     adversarial = image(card.adversarial, alt="Adversarial image")
     pixels, gain = magnify(card.pixels, card.adversarial)
     difference = image(pixels, alt=f"Difference to the clean image, magnified {gain} times")
-    legend = "grey: same" if np.any(card.adversarial != card.pixels) else "none at all"
+    differs = bool(np.any(card.adversarial != card.pixels))
+    name, legend = (f"difference ×{gain}", "grey: same") if differs else ("difference", "none at all")  # noqa: RUF001
     return (
         f'<div class="images">{clean}{_figure(adversarial, "adversarial", _answer(card.after))}'
-        f"{_figure(difference, f'difference ×{gain}', legend)}</div>"  # noqa: RUF001 - the sign people read
+        f"{_figure(difference, name, legend)}</div>"
     )
 
 
@@ -151,10 +155,13 @@ def _chart(card: Card) -> str:
     at = [0.0, *(step.step / budget for step in card.steps)]
     own = [_score(p, card.label) for p in predictions]
     rival = [max((score for name, score in p.top if name != card.label), default=0.0) for p in predictions]
-    summary = f"Probability of {card.label} by step: {percent(own[0])} at first, {percent(own[-1])} now"
-    steps = f"{budget} steps" if card.steps else ""
+    summary = (
+        f"Probability of {card.label} by {card.unit[0]}: {percent(own[0])} at first, {percent(own[-1])} now"
+    )
+    steps = f"{budget:,} {card.unit[1]}" if card.steps else ""
     return (
-        '<figure class="chart"><figcaption>probability by step'
+        '<figure class="chart"><figcaption>'
+        f"probability by {card.unit[0]}"
         f'<span class="key own">{escape(card.label)}</span><span class="key rival">strongest other</span>'
         '</figcaption><div class="plot">'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(summary)}">'

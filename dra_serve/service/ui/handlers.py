@@ -142,7 +142,8 @@ class Handlers:
         request = AttackRequest(attack=attack, options=taken, top_k=len(models[0].classes))
         job = AttackJob(models, fit(picture.pixels, self.input_shape, resize=False), request, self._seconds)
         pause = min(_PAUSE, _PAUSES * self._seconds / job.check().total_steps)
-        cards = {card.face.name: card for card in self._cards(picture, names)}
+        unit = ("query", "queries") if "queries" in taken else ("step", "steps")
+        cards = {card.face.name: replace(card, unit=unit) for card in self._cards(picture, names)}
         says, shown, due = WAITING, 0.0, 0.0
         for news in watch(job, stop, pool=self._pool, count=self._count):
             if isinstance(news, AttackAnswer):

@@ -226,4 +226,6 @@ def test_words_for_every_outcome(make: Make, pixels: np.ndarray) -> None:
     assert words(0.0, eps=0.0).startswith("a was not fooled in the time given")
     both = describe(attack_models([model, other], pixels, AttackRequest(options={"eps": 0.0})))
     assert len(both) == 3
-    assert both[-1] == "No image fools another model than its own."
+    assert both[-1] == "No image fools any of the models."
+    square = AttackRequest(attack="square", options={"eps": 0.0, "queries": 3})
+    assert "(linf, eps 0, 3 queries)" in describe(attack_models([model], pixels, square))[0]

@@ -10,11 +10,13 @@ from threading import Thread
 import httpx
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from dra_serve import Client
 from dra_serve.client import AttackResponse, AttackStep, Unreachable
 from dra_serve.errors import BadRequest, MalformedRequest, UnknownModel, UnsupportedFormat, UserError
+from dra_serve.images import decode
 
 from .conftest import CLASSES, Server, png, wait_until
 
@@ -76,6 +78,15 @@ def test_a_stream_ends_with_the_same_answer(client: Client) -> None:
     for ours, theirs in zip(last.results, whole.results, strict=True):
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
         assert ours.adversarial == theirs.adversarial
+
+
+def test_a_stream_shows_the_image_each_so_many_steps(client: Client) -> None:
+    *steps, last = client.attack_stream(png(), models=["tiny-dra"], eps=0, steps=6, every=2)
+    assert isinstance(last, AttackResponse)
+    shown = [step for step in steps if isinstance(step, AttackStep) and step.pixels is not None]
+    assert [step.step for step in shown] == [2, 4, 6]
+    for step in shown:
+        assert_array_equal(step.pixels, decode(png()))  # eps 0 leaves the clean image
 
 
 def test_leaving_a_stream_stops_the_attack(client: Client, server: Server) -> None:

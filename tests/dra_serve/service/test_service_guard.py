@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dra_serve.gradient_graph import differentiate
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service import guard
-from dra_serve.service.admission import Traffic
+from dra_serve.service.admission import Pool, Traffic
 from dra_serve.service.api import create_app
 from dra_serve.service.metrics import Metrics
 from dra_serve.service.registry import Registry
@@ -47,6 +48,29 @@ def _break(model: OnnxClassifier) -> None:
         raise RuntimeError("secret of /etc/passwd")
 
     model._gradient = broken  # type: ignore[assignment]
+
+
+def test_a_full_queue_and_our_fault_have_the_protocols_form_under_v2(model: OnnxClassifier) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    x = {"name": "x", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [0.5] * 192}
+    infer = {"json": {"inputs": [x]}}
+    app.state.service.predictions = Pool("predictions", threads=1, queue=0, retry_after=1)
+    others = threading.Event()
+    app.state.service.predictions.submit(lambda _: others.wait(10), threading.Event())
+    full = _ask(app, "POST", "/v2/models/tiny/infer", **infer)
+    others.set()
+    assert (full.status_code, full.headers["Retry-After"]) == (429, "1")
+    assert full.json() == {"error": "the queue of predictions is full; try again"}
+    app.state.service.traffic.draining = True
+    gone = _ask(app, "POST", "/v2/models/tiny/infer", **infer)
+    assert (gone.status_code, list(gone.json()), gone.headers["Retry-After"]) == (503, ["error"], "5")
+    assert _ask(app, "GET", "/v2/health/ready").status_code == 503
+    assert _ask(app, "GET", "/v2/health/live").status_code == 200
+    app.state.service.traffic.draining = False
+    app.state.service.registry = None
+    broken = _ask(app, "GET", "/v2/models/tiny")
+    assert (broken.status_code, list(broken.json())) == (500, ["error"])
+    assert "the fault is ours" in broken.json()["error"]
 
 
 def test_our_fault_is_a_500_without_its_cause(
