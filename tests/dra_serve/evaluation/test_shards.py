@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,34 @@ def test_the_last_of_four_processes_writes_the_one_receipt(model, folder, data, 
     assert json.loads(out) == json.loads(receipt.read_text())
     assert not state.exists()
     assert stable(json.loads(out)) == stable(straight(model, data))
+
+
+ACCELERATE = "accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 --num_machines 1"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        f"{ACCELERATE} --mixed_precision no --dynamo_backend no --no_python",
+        "torchrun --nproc-per-node 2 --no-python",
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_a_launcher_s_processes_share_the_images(model, folder, data, tmp_path, launcher) -> None:
+    state, receipt = tmp_path / "state", tmp_path / "receipt.json"
+    program, *options = launcher.split()
+    where = ["--data", data, "--state", state, "--receipt", receipt]
+    done = subprocess.run(
+        [Path(sys.executable).parent / program, *options, *COMMAND, folder, *where, *WORDS],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert " of 2 is done; " in done.stderr  # said by the one that was not the last
+    assert stable(json.loads(receipt.read_text())) == stable(straight(model, data))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_receipt(model, folder, data, tmp_path) -> None:
