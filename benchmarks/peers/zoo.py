@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 CLASSES = 10
-SIZES = (64, 96, 128, 224, 256)  # of the image, the least that a network takes is used
+SIZES = (64, 96, 128, 224, 240, 256)  # of the image, the least that a network takes is used
 BATCHES, ROWS = 4, 8  # by which BatchNorm's statistics are set
 
 
