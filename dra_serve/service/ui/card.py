@@ -16,6 +16,7 @@ from dra_serve.service.words import percent
 
 ROWS = 5
 _GREY = 128
+_POINTS = 200  # of a line of the chart
 _GAINS = (100, 50, 20, 10, 5, 2, 1)
 
 
@@ -150,15 +151,16 @@ def _answer(prediction: Prediction) -> str:
 
 def _chart(card: Card) -> str:
     """Return the probability of the clean label by step, and that of its strongest rival."""
-    predictions = [card.clean, *(step.prediction for step in card.steps)]
-    budget = card.steps[-1].steps if card.steps else 1
-    at = [0.0, *(step.step / budget for step in card.steps)]
+    steps = _thinned(card.steps)
+    predictions = [card.clean, *(step.prediction for step in steps)]
+    budget = steps[-1].steps if steps else 1
+    at = [0.0, *(step.step / budget for step in steps)]
     own = [_score(p, card.label) for p in predictions]
     rival = [max((score for name, score in p.top if name != card.label), default=0.0) for p in predictions]
     summary = (
         f"Probability of {card.label} by {card.unit[0]}: {percent(own[0])} at first, {percent(own[-1])} now"
     )
-    steps = f"{budget:,} {card.unit[1]}" if card.steps else ""
+    length = f"{budget:,} {card.unit[1]}" if steps else ""
     return (
         '<figure class="chart"><figcaption>'
         f"probability by {card.unit[0]}"
@@ -169,8 +171,17 @@ def _chart(card: Card) -> str:
         f"{_line(at, rival, 'rival')}{_line(at, own, 'own')}</svg>"
         f'<i class="dot" style="left:{100 * at[-1]:.2f}%;top:{100 - 100 * own[-1]:.2f}%"></i>'
         '<span class="y top">100&nbsp;%</span><span class="y bottom">0</span></div>'
-        f'<div class="x"><span>clean</span><span>{steps}</span></div></figure>'
+        f'<div class="x"><span>clean</span><span>{length}</span></div></figure>'
     )
+
+
+def _thinned(steps: Sequence[Step]) -> Sequence[Step]:
+    """Return so many steps as the chart has room for, the last among them.
+
+    Drawing all 5,000 of Square twelve times a second would take the attack's own time.
+    """
+    stride = -(-len(steps) // _POINTS) or 1
+    return steps[(len(steps) - 1) % stride :: stride] if steps else steps
 
 
 def _line(at: Sequence[float], values: Sequence[float], kind: str) -> str:

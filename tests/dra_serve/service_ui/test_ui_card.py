@@ -78,6 +78,17 @@ def test_during_an_attack_it_shows_the_step_and_the_probabilities_so_far() -> No
     assert "70 % → 50 %" in words(html)
 
 
+@pytest.mark.parametrize("done", [1, 200, 201, 1999, 5000])
+def test_the_chart_of_a_long_attack_is_thinned_and_ends_where_the_attack_stands(done: int) -> None:
+    now = prediction(("cat", 0.5), ("dog", 0.4), ("ship", 0.1))
+    steps = (*(step(k, CAT, of=5000) for k in range(1, done)), step(done, now, of=5000))
+    html = render(replace(READY, steps=steps, unit=("query", "queries")))
+    drawn = re.findall(r'class="own" points="([^"]*)"', html)[0].split()
+    assert len(drawn) == 1 + done if done <= 200 else 100 < len(drawn) <= 201
+    assert (drawn[0], drawn[-1]) == ("0.00,30.00", f"{done / 50:.2f},50.00")
+    assert f"query {done:,} of 5,000" in words(html)
+
+
 def test_a_fooled_model_is_told_by_sign_word_and_tag() -> None:
     html = render(replace(READY, steps=(step(7, DOG),), attacked=attacked(DOG)))
     assert 'data-state="fooled"' in html
