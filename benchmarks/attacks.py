@@ -40,6 +40,7 @@ from dra_serve.classifier import Classifier
 from dra_serve.errors import DataMissing
 from dra_serve.evaluation.data import as_float, read_images
 from dra_serve.evaluation.provenance import commit, hardware
+from training.fast_path import FastPath
 from training.networks import HubClassifier
 from training.torch_classifier import TorchClassifier
 
@@ -53,7 +54,8 @@ def subject(name: str) -> Subject:
     on_onnx = dra_serve.load(f"bundled:{name}")
     folder = Path(dra_serve.__file__).parent / "bundled" / name
     network = HubClassifier.from_pretrained(folder).eval().requires_grad_(False)
-    on_torch = TorchClassifier(network, on_onnx.classes, on_onnx.input_shape)
+    path = FastPath(channels_last=True)  # of the images it is given; the network is the peers' too
+    on_torch = TorchClassifier(network, on_onnx.classes, on_onnx.input_shape, path=path)
     return Subject(network=network, on_torch=cast(Classifier, on_torch), on_onnx=cast(Classifier, on_onnx))
 
 

@@ -12,11 +12,15 @@ from dra_serve.checked import Checked
 from dra_serve.classifier import Loss
 from training.fast_path import FastPath
 
+_BATCH = 8  # a gradient of NHWC over one of NCHW: 1.1 at n = 1, 1.0 at 2 and 4, 0.96 at 8, 0.85 at 32
+
 
 class TorchClassifier(Checked):
     """A network on [0, 1] images, in whatever mode (train or eval) the caller left it.
 
     Gradients are taken at the input alone; the parameters' `.grad` and every flag stay as they were.
+    A path of channels_last lays out batches of 8 and more so, whatever layout they come in; gradients go
+    back in the batch's own.
     """
 
     has_gradient = True
@@ -35,18 +39,24 @@ class TorchClassifier(Checked):
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         with self._precision():
-            return self.network(x).float()
+            return self.network(self._laid_out(x)).float()
 
     def _loss_and_grad(
         self, x: Tensor, y: Tensor, loss: Loss = "ce", target: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x = x.detach().requires_grad_(True)
+        at = self._laid_out(x).detach().requires_grad_(True)
         with torch.enable_grad(), self._precision():
-            logits = self.network(x).float()
+            logits = self.network(at).float()
         answer = logits.detach()
         value, slope = _cross_entropy(answer, y) if loss == "ce" else LOSS_FUNCTIONS[loss](answer, y, target)
-        (grad,) = torch.autograd.grad(logits, x, slope)
-        return answer, value, grad
+        (grad,) = torch.autograd.grad(logits, at, slope)
+        # a step that mixes layouts costs more than the copy
+        return answer, value, grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        if not self.path.channels_last or len(x) < _BATCH:
+            return x
+        return x.contiguous(memory_format=self.path.memory_format)
 
     def _precision(self) -> AbstractContextManager[object]:
         """Return the path's autocast, or nothing where it would change nothing: it costs 1 % of a step."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from dra_serve.attacks.inputs import check_inputs, example_noise
 from dra_serve.attacks.norms import Norm, clip, get_norm
-from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.parameters import PgdParameters, resolve
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.checked import trusting
+from dra_serve.checks import check_images
 from dra_serve.classifier import Array, Classifier, Loss
 
 
@@ -33,14 +33,17 @@ def perturb(
 ) -> Array:
     """Return the last of `steps` iterates: exactly `steps` gradient calls and no other.
 
-    The inner attack of adversarial training, which checks nothing and ranks nothing.
+    The inner attack of adversarial training: its input is checked once, and it ranks nothing.
     x: (N, C, H, W) float in [0, 1], never written to. start: the first iterate, x if None (see
     `random_start`). eps, alpha: radius and step in units of x.
     """
-    ball, goal = get_norm(norm), Objective(loss, y, target)
+    ball = get_norm(norm)
+    goal, _ = check_inputs(model, x, y, target, None, loss)
     x_adv = x if start is None else start
+    check_images(x_adv, model.input_shape)
+    asked = trusting(model) if x.shape[0] else model
     for _ in range(steps):
-        _, _, grad = goal.gradient(model, x_adv)
+        _, _, grad = goal.gradient(asked, x_adv)
         x_adv = _step(ball, x, x_adv, grad, eps=eps, alpha=alpha)
     return x_adv
 

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from dra_serve.attacks import pgd
 from dra_serve.errors import BadRequest
+from training.fast_path import FastPath
 from training.networks import HubClassifier
 from training.torch_classifier import TorchClassifier, frozen
 
@@ -188,3 +189,18 @@ def test_normalisation_is_inside_the_network_and_not_in_its_weights(network):
     logits, h = network.features(x)
     torch.testing.assert_close(network.network.head(h), logits)
     assert h.shape == (2, network.feature_width)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_channels_last_lays_out_batches_of_8_and_more_and_the_answers_stay(network, n):
+    given = []
+    network.eval().register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    x, y = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(2)), torch.arange(n) % 5
+    plain = TorchClassifier(network, CLASSES, (3, 8, 8))
+    placed = TorchClassifier(network, CLASSES, (3, 8, 8), path=FastPath(channels_last=True))
+    expected, answers = plain.loss_and_grad(x, y), placed.loss_and_grad(x, y)
+    placed.logits(x)
+    assert [a.is_contiguous(memory_format=torch.channels_last) for a in given] == [False, n == 8, n == 8]
+    for one, other in zip(answers, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        assert one.stride() == other.stride()

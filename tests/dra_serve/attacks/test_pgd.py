@@ -8,7 +8,7 @@ import pytest
 
 from dra_serve.attacks import perturb, pgd, random_start
 from dra_serve.attacks.norms import NORMS
-from dra_serve.errors import NoGradient
+from dra_serve.errors import BadRequest, NoGradient
 
 EPS = {"linf": 0.01, "l2": 0.1}
 
@@ -54,6 +54,19 @@ def test_perturb_without_steps_returns_its_start(model, x, y):
     start = random_start(x, eps=0.01, seed=0)
     np.testing.assert_array_equal(perturb(model, x, y, eps=0.01, alpha=1, steps=0, start=start), start)
     np.testing.assert_array_equal(perturb(model, x, y, eps=0.01, alpha=1, steps=0), x)
+
+
+def test_perturb_refuses_a_bad_image_start_or_label_before_any_step(model, x, y):
+    for field, arguments in {
+        "x": {"x": x + 1, "y": y},
+        "x ": {"x": x, "y": y, "start": x + 1},
+        "y": {"x": x, "y": y + 5},
+        "target": {"x": x, "y": y, "target": y - 5},
+    }.items():
+        with pytest.raises(BadRequest) as refused:
+            perturb(model, eps=0.01, alpha=0.003, steps=3, **arguments)
+        assert refused.value.field == field.strip()
+    assert model.gradients == []
 
 
 @pytest.mark.parametrize("norm", NORMS)
