@@ -29,8 +29,10 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantised")
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(144, CLASSES))  # fmt: skip
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(144, CLASSES)),
+    )
     plain, quantised = folder / "plain.onnx", folder / "int8.onnx"
     names = {"input_names": ["x"], "output_names": ["logits"], "dynamic_axes": {"x": {0: "n"}}}
     torch.onnx.export(
