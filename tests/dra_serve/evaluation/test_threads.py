@@ -107,9 +107,11 @@ def test_a_slice_that_fails_ends_the_others_and_its_own_error_is_raised() -> Non
 def test_an_interrupt_ends_every_slice(tmp_path, data, folder) -> None:
     words = ["--data", data, "--attack", "square", "--queries", "100000", "--eps", "0.0001", "--threads", "2"]
     command = [sys.executable, "-m", "dra_serve.cli", "evaluate", folder, *words, "--state", tmp_path / "s"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `nohup` would ignore it
     process = subprocess.Popen(
         [*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     while not (tmp_path / "s" / "0-of-1.json").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.3)

@@ -74,8 +74,8 @@ def noise(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of `slow`, whose attacks take seconds: convolutions, some 20 ms a step."""
-    rng, width = np.random.default_rng(0), 64
+    """Return the folder of `slow`, whose attacks take seconds: convolutions, some 40 ms a step."""
+    rng, width = np.random.default_rng(0), 96
     shapes = {"W1": (width, 3, 3, 3), "W2": (width, width, 3, 3), "W3": (len(CLASSES), width, 1, 1)}
     weights = {k: rng.standard_normal(v) / np.sqrt(np.prod(v[1:])) for k, v in shapes.items()}
     nodes = [

@@ -151,7 +151,7 @@ def attack(page: Page) -> str:
 
 
 def begin_long_attack(page: Page) -> Locator:
-    """Begin an attack of some 10 s on `slow` beside `tiny-dra`; return the card of `slow`."""
+    """Begin an attack of some 20 s on `slow` beside `tiny-dra`; return the card of `slow`."""
     page.click("#more button")
     for name in ("tiny-at", "slow"):
         page.locator("#models label", has_text=name).click()
