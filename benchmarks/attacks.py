@@ -15,8 +15,9 @@ The images are those the model gets right. An image that falls early saves us wo
 again on the images that withstand our attack, where nothing can be saved.
 
 Ours counts an image whom any iterate fools, the peers' PGD the last iterate only. "ours, torch, last iterate"
-does as they do, for success rates like with like. On torch all share one network in torch's usual layout; our
-classifier lays out batches of 8 and more with the channels last, as in training, the peers' get what they are given.
+does as they do, for success rates like with like. On torch all share one network in torch's usual layout;
+our classifier lays out batches of 8 and more with the channels last, as in training; the peers take theirs as
+given.
 """
 
 import json
