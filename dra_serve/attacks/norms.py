@@ -111,9 +111,7 @@ NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2()}
 
 def clip(a: Array, low: float, high: float) -> Array:
     """Return a, limited to low..high. A nan stays one, so that nobody mistakes it for a value."""
-    return a.clip(
-        low, high
-    )  # NumPy's and torch's arrays know it in one pass; the namespace's takes two or more
+    return a.clip(low, high)  # NumPy's and torch's own, one pass; the namespace's takes two or more
 
 
 def per_image(values: Array) -> Array:

@@ -70,7 +70,7 @@ def _one_minus_gate(G: Graph, s: str) -> str:
 
 def _relu(G: Graph, g: str, y: str) -> str:
     """Before a convolution a product with the step of y, clip(3e38 y, 0, 1), exact for every normal y:
-    ONNX Runtime has it in its blocked layout, unlike Where (a ResNet's gradient in 3/4 of the time).
+    ONNX Runtime has it in its blocked layout, unlike Where.
 
     Elsewhere Where, as 0 times an infinite g (that of Sqrt at 0) is not 0.
     """

@@ -5,9 +5,9 @@ So the gradient at a phase is a small convolution of g at stride 1; all phases t
 as the kernel, and no product is wasted on zeros. Shi et al. 2016, "Is the deconvolution layer the same as
 a convolutional layer?"
 
-ONNX Runtime runs these in its blocked layout, which it has not for ConvTranspose: 0 to 25 % faster, half the
-time where each channel has a kernel of its own. Two gradients of one value are added phase by phase, so that
-the 1x1 shortcut beside a 3x3 kernel costs a quarter of the additions and no second interleaving.
+ONNX Runtime runs these in its blocked layout, which it has not for ConvTranspose. Two
+gradients of one value are added phase by phase, so that the 1x1 shortcut beside a 3x3 kernel costs a quarter
+of the additions and no second interleaving.
 """
 
 from collections.abc import Sequence
