@@ -96,6 +96,11 @@ class Run:
             (self.steps_done + 1) / (peak * self.steps) if peak else 1.0, (1 - done) / (1 - peak)
         )
 
+    def lam(self) -> float:
+        """Return this step's weight of the DRA term: on a line from `lam` to `lam_end`, counted in steps."""
+        first, last = self.recipe.lam, self.recipe.lam_end
+        return first if last is None else first + (last - first) * self.steps_done / self.steps
+
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the next x (N, C, H, W), y (N,), image indices (N,) and flips (N,) of this epoch's order."""
         position = self.steps_done % self.steps_an_epoch
@@ -127,7 +132,7 @@ class Run:
         if self.features is None or self.projector is None:
             return base, parts
         term = dra_term(views, self.features.targets(index, flipped), self.projector, recipe.view)
-        return base + recipe.lam * term, parts | {"dra": term.detach()}
+        return base + self.lam() * term, parts | {"dra": term.detach()}
 
     def step(self) -> dict[str, float]:
         """Take one optimiser step and return its parts: base loss, DRA term, x_adv answered right."""

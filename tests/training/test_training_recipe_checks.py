@@ -138,7 +138,8 @@ def test_dra_needs_a_block(recipe, data):
 
 def test_every_number_of_a_recipe_is_checked(recipe):
     for kind, spans in ((Recipe, CLASSIFIER_SPANS), (TeacherRecipe, TEACHER_SPANS)):
-        numbers = {f.name for f in fields(kind) if f.type in {int, float, tuple[int, ...]}}
+        types = {int, float, tuple[int, ...], float | None}
+        numbers = {f.name for f in fields(kind) if f.type in types}
         assert numbers - {"eps"} == spans.keys()
 
 

@@ -47,6 +47,24 @@ def test_dra_changes_the_first_step(make_run, features):
     assert not same(weights(base), weights(dra))
 
 
+def test_the_weight_of_the_term_falls_on_a_line_counted_in_steps(make_run, features):
+    falling, constant = make_run(features, lam=1.0, lam_end=0.2), make_run(features, lam=1.0)
+    seen = []
+    for _ in range(falling.steps):
+        seen.append((falling.lam(), constant.lam()))
+        falling.step()
+    assert [round(a, 6) for a, _ in seen] == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    assert falling.lam() == pytest.approx(0.2)
+    assert {b for _, b in seen} == {1.0}
+
+
+def test_a_weight_of_zero_leaves_the_base_methods_step(make_run, features):
+    """At the end of a falling weight the network learns from the base objective alone."""
+    base, fallen = make_run(), make_run(features, lam=1e-30, lam_end=0.0)
+    base.step(), fallen.step()
+    assert same(weights(base), weights(fallen))
+
+
 def test_training_without_dra_asks_for_no_teacher(recipe, data, tmp_path):
     assert recipe.lam == 0
     assert train(recipe, data, tmp_path / "run") is not None

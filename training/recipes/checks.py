@@ -44,6 +44,7 @@ CLASSIFIER_SPANS = {
     "beta": Span(0),
     "smoothing": SHARE,
     "lam": Span(0),
+    "lam_end": Span(0),
     "teacher_sigma": Span(0, above=True),
     "teacher_grid": COUNT,
     "teacher_draws": COUNT,
@@ -120,7 +121,8 @@ def _check_fields(recipe: Any, spans: Mapping[str, Span]) -> None:
         if get_origin(hint) is Literal and getattr(recipe, field) not in get_args(hint):
             raise BadRequest(field, given=getattr(recipe, field), allowed=", ".join(get_args(hint)))
     for field, span in spans.items():
-        _require(field, getattr(recipe, field), span)
+        if (value := getattr(recipe, field)) is not None:
+            _require(field, value, span)
 
 
 def _require(field: str, value: Any, span: Span) -> None:

@@ -30,7 +30,8 @@ class Recipe:
     objective: Literal["at", "trades"] = "at"
     beta: float = 5.0  # TRADES only
     smoothing: float = 0.1
-    lam: float = 0.0  # weight of the DRA term
+    lam: float = 0.0  # weight of the DRA term at the first step; 0: no term at all
+    lam_end: float | None = None  # its weight at the last step, on a line from lam; None: lam throughout
     view: View = "adv"
     teacher: str = "training/pretrained/cifar10-tiny-teacher"
     untrained_teacher: bool = False  # the control: same network, fresh weights
