@@ -10,8 +10,10 @@ from typing import Any
 
 from dra_serve.errors import ModelFolderError, UserError
 from dra_serve.exporters.model_index import eval_results
-from dra_serve.model_folder import GRADIENT, RESULTS, ModelConfig, ModelFolder, read_folder, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import GRADIENT, RESULTS, ModelFolder, read_folder
 from dra_serve.receipts import title
+from dra_serve.sums import write_sums
 
 CARD = "README.md"
 _METHOD = "[diffusion representation alignment](https://arxiv.org/abs/2602.19931) (DRA)"

@@ -20,17 +20,8 @@ from dra_serve.card import write_card
 from dra_serve.errors import BadRequest, DraServeError, HubError, ModelFolderError
 from dra_serve.exporters.eval_results import HUB_DATASETS, eval_results
 from dra_serve.exporters.facts import fact, of_model
-from dra_serve.model_folder import (
-    CONFIG,
-    FORWARD,
-    GRADIENT,
-    RESULTS,
-    SUMS,
-    ModelFolder,
-    read_folder,
-    sha256,
-    write_sums,
-)
+from dra_serve.model_folder import CONFIG, FORWARD, GRADIENT, RESULTS, ModelFolder, read_folder
+from dra_serve.sums import SUMS, sha256, write_sums
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported, below
 

@@ -13,7 +13,7 @@ from dra_serve.classifier import LOSSES, Loss
 from dra_serve.errors import ModelFolderError, NoGradient
 
 if TYPE_CHECKING:
-    from dra_serve.model_folder import ModelConfig
+    from dra_serve.model_config import ModelConfig
 
 _AGREEMENT = 1e-4  # of logits, relative to their size: float32 kernels differ by about 1e-6
 

@@ -19,7 +19,8 @@ from dra_serve.evaluation.robustbench import model_info
 from dra_serve.exporters.eval_results import eval_results
 from dra_serve.exporters.facts import of_model
 from dra_serve.exporters.model_index import model_index
-from dra_serve.model_folder import FORWARD, RESULTS, read_folder, sha256
+from dra_serve.model_folder import FORWARD, RESULTS, read_folder
+from dra_serve.sums import sha256
 
 
 class Format(StrEnum):

@@ -15,8 +15,10 @@ from torch import nn
 
 from dra_serve.errors import DraServeError, ModelFolderError
 from dra_serve.gradient_graph import differentiate
-from dra_serve.model_folder import CONFIG, FORWARD, GRADIENT, ModelConfig, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import CONFIG, FORWARD, GRADIENT
 from dra_serve.onnx_classifier import OnnxClassifier
+from dra_serve.sums import write_sums
 from export.check_onnx import findings_table
 from export.forward_graph import forward_graph
 from export.parity import Finding, compare, is_smooth

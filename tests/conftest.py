@@ -11,7 +11,9 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from dra_serve.gradient_graph import differentiate
-from dra_serve.model_folder import ModelConfig, write_config, write_receipts, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import write_config, write_receipts
+from dra_serve.sums import write_sums
 
 # "repeatable": the same examples in every run, so that a red run can be run again; "search" looks for new
 # ones, many. No deadline: two shared cores make one meaningless.

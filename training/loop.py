@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dra_serve.attacks import pgd
 from dra_serve.attacks.norms import format_radius
-from dra_serve.model_folder import ModelConfig, write_config, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import write_config
+from dra_serve.sums import write_sums
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.claim import claim
 from training.data import ImageData

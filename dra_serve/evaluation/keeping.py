@@ -20,8 +20,9 @@ def write_receipt(file: Path, receipt: dict[str, Any]) -> None:
 def keep_receipt(folder: Path, receipt: dict[str, Any]) -> None:
     """Add a receipt to the folder, in place of one of the same attacks, data, images and model."""
     from dra_serve.card import write_card
-    from dra_serve.model_folder import read_folder, write_receipts, write_sums
+    from dra_serve.model_folder import read_folder, write_receipts
     from dra_serve.receipts import same_run
+    from dra_serve.sums import write_sums
 
     def replaced(old: dict[str, Any]) -> bool:
         return old["model_sha256"] == receipt["model_sha256"] and same_run(old, receipt)

@@ -20,7 +20,7 @@ from dra_serve.exporters.facts import (
     percent,
     which_images,
 )
-from dra_serve.model_folder import ModelConfig
+from dra_serve.model_config import ModelConfig
 from dra_serve.receipts import Receipt
 
 _THREATS = {"linf": "Linf", "l2": "L2"}

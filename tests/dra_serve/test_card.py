@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 
 from dra_serve.card import model_card, write_card
 from dra_serve.errors import ModelFolderError
-from dra_serve.model_folder import read_folder, write_receipts, write_sums
+from dra_serve.model_folder import read_folder, write_receipts
+from dra_serve.sums import write_sums
 
 RECEIPT = {
     "suite": None,

@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dra_serve.cli import app, main
-from dra_serve.model_folder import read_folder, write_receipts, write_sums
+from dra_serve.model_folder import read_folder, write_receipts
+from dra_serve.sums import write_sums
 
 CLI = [sys.executable, "-m", "dra_serve.cli"]
 COMMANDS = ("serve", "predict", "attack", "models", "push", "pull")

@@ -11,14 +11,9 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from dra_serve.errors import ModelFolderError, UserError
-from dra_serve.model_folder import (
-    ModelConfig,
-    read_folder,
-    sha256,
-    write_config,
-    write_receipts,
-    write_sums,
-)
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import read_folder, write_config, write_receipts
+from dra_serve.sums import sha256, write_sums
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from torch import nn
 
 from dra_serve.attacks import pgd
 from dra_serve.errors import ModelFolderError, NoDerivative
-from dra_serve.model_folder import ModelConfig, read_folder, write_config
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import read_folder, write_config
 from export.to_onnx import export, write_graphs
 
 SHAPE, CLASSES = (3, 8, 8), ("cat", "dog", "emu", "fox", "gnu")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from dra_serve.errors import BadRequest, UserError
-from dra_serve.model_folder import ModelConfig
+from dra_serve.model_config import ModelConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fast_path import FastPath
 from training.loop import train

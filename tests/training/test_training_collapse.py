@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dra_serve.model_folder import ModelConfig
+from dra_serve.model_config import ModelConfig
 from training import loop
 from training.fast_path import FastPath
 

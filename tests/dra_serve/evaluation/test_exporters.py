@@ -14,7 +14,8 @@ from dra_serve.evaluation.robustbench import model_info
 from dra_serve.evaluation.suites import SUITES
 from dra_serve.exporters.eval_results import eval_results
 from dra_serve.exporters.model_index import model_index
-from dra_serve.model_folder import read_folder, write_receipts, write_sums
+from dra_serve.model_folder import read_folder, write_receipts
+from dra_serve.sums import write_sums
 from export.receipts import Format, exported
 
 EVERY_ROW = {  # of all 188 Linf and L2 entries of RobustBench's model_info, at 31 March 2025

@@ -13,7 +13,8 @@ from huggingface_hub import parse_eval_result_entries
 
 import dra_serve
 from dra_serve.hub import EVAL_RESULTS, FILES
-from dra_serve.model_folder import read_folder, write_receipts, write_sums
+from dra_serve.model_folder import read_folder, write_receipts
+from dra_serve.sums import write_sums
 from tests.dra_serve.hub.hub_server import TOKEN, Hub
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,7 +33,8 @@ import numpy as np, torch
 from safetensors.torch import save_file
 import dra_serve
 from dra_serve.hub import push
-from dra_serve.model_folder import ModelConfig, write_config
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import write_config
 from export.to_onnx import export
 from training.networks import HubClassifier
 

@@ -23,7 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from dra_serve.gradient_graph import differentiate
-from dra_serve.model_folder import ModelConfig, write_config, write_receipts, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import write_config, write_receipts
+from dra_serve.sums import write_sums
 
 CLASSES = ("cat", "dog", "ship", "truck")
 START_SECONDS = 60

@@ -10,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dra_serve.gradient_graph import differentiate
 from dra_serve.images import encode_png
-from dra_serve.model_folder import ModelConfig, write_config, write_receipts, write_sums
+from dra_serve.model_config import ModelConfig
+from dra_serve.model_folder import write_config, write_receipts
 from dra_serve.service.registry import Registry
+from dra_serve.sums import write_sums
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)

@@ -1,0 +1,1 @@
+"""The commands of `dra-serve`, a file each; `dra_serve.cli` puts them together."""
