@@ -19,8 +19,6 @@ from dra_serve.evaluation.command import evaluate_command
 from dra_serve.evaluation.doctor import doctor_command
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # name -> command, example in its help
-    str, tuple[Callable[..., None], str]
-] = {  # name -> the command, and what follows "Example: dra-serve" at the end of its help
     "serve": (serve, "serve bundled:dra bundled:at --port 3000"),
     "predict": (predict, "predict bundled:dra cat.png --top-k 3"),
     "attack": (attack, "attack bundled:dra cat.png --eps 8/255 --steps 20 --out adversarial/"),
