@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dra_serve.bring_your_own.declaration import Declaration
 from dra_serve.cache import cache_folder
 from dra_serve.errors import MissingExtra, ModelFolderError, UserError
+
+if TYPE_CHECKING:
+    import onnx
 
 _FORWARD, _GRADIENT, _FACTS = "model.onnx", "model.gradient.onnx", "facts.json"
 _SOURCE = [Path(__file__).parent, Path(__file__).parents[1] / "gradient_graph"]
@@ -127,9 +131,10 @@ def _derive(path: Path, declared: Declaration, folder: Path) -> Derived:
     except Exception as error:  # protobuf's, onnx's and OSError, all for a file that is no model
         raise ModelFolderError("not a readable ONNX model", file=path.name) from error
     wrapped = wrap(model, declared)
-    reason, gradient = None, None
+    reason, gradient, notes = None, None, wrapped.notes
     try:
-        gradient = differentiate(wrapped.model).SerializeToString(deterministic=True)
+        derivative = differentiate(wrapped.model)
+        gradient, notes = derivative.SerializeToString(deterministic=True), (*notes, *_stopped(derivative))
     except UserError as error:  # an operator without a rule, or an opset nothing converts
         reason = error.detail
     facts = Facts(
@@ -137,7 +142,7 @@ def _derive(path: Path, declared: Declaration, folder: Path) -> Derived:
         layout=wrapped.layout,
         input_shape=wrapped.input_shape,
         classes=wrapped.classes,
-        notes=wrapped.notes,
+        notes=notes,
         without_gradient=reason,
     )
     forward = wrapped.model.SerializeToString(deterministic=True) if wrapped.changed else path
@@ -149,6 +154,13 @@ def _derive(path: Path, declared: Declaration, folder: Path) -> Derived:
             _write(folder / _GRADIENT, gradient)
         _write(folder / _FACTS, facts.model_dump_json().encode())
     return derived
+
+
+def _stopped(gradient: "onnx.ModelProto") -> list[str]:
+    """Return what is to be said of operators at which a gradient ends."""
+    said = {entry.key: entry.value for entry in gradient.metadata_props}
+    names = said.get("dra_serve.stopped", "").replace(",", ", ")
+    return [f"{names} passes no gradient: its derivative is zero, other ways remain"] if names else []
 
 
 def _onnx() -> ModuleType:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dra_serve.bring_your_own.declaration import Declaration
 from dra_serve.errors import BadRequest
 from dra_serve.gradient_graph.batch import open_batch
-from dra_serve.gradient_graph.prepare import normalise, rename, session
+from dra_serve.gradient_graph.prepare import normalise, rename, session, set_nodes
 
 _KINDS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8}
 _MOVES = {
@@ -141,7 +141,7 @@ def _preprocess(
     first = batch.dim_value if batch.HasField("dim_value") else "n"
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info("ours/x", TensorProto.FLOAT, [first, *shape]))
-    _set_nodes(graph, [*nodes, *graph.node])
+    set_nodes(graph, [*nodes, *graph.node])
     return True
 
 
@@ -262,9 +262,3 @@ def _only_output(graph: onnx.GraphProto, output: onnx.ValueInfoProto) -> None:
     kept = onnx.ValueInfoProto.FromString(output.SerializeToString())
     del graph.output[:]
     graph.output.append(kept)
-
-
-def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)

@@ -7,6 +7,7 @@ standard ONNX graph `(x, y, loss, target) -> (logits, value, grad)` that stock O
     rules/       what each operator does to a gradient; `@rule("Conv")`
     prepare.py   the forward graph put in one form: opset >= 18, constants, names
     expand.py    operators without a rule, written as operators with one
+    unroll.py    loops of a fixed number of rounds, written out
     batch.py     a batch fixed in the file, opened
     graph.py     the builder: forward nodes first, gradient nodes appended
     reverse.py   the pass itself

@@ -1,6 +1,6 @@
 """Operators without a rule, written as operators with one."""
 
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,18 +8,21 @@ import onnx
 from onnx import helper, inliner
 
 from dra_serve.gradient_graph.graph import depending_on
-from dra_serve.gradient_graph.prepare import constants_to_initializers, measure
+from dra_serve.gradient_graph.prepare import constants_to_initializers, measure, set_nodes
+from dra_serve.gradient_graph.rules.quantised import INTEGER_ARITHMETIC
+from dra_serve.gradient_graph.unroll import unroll
 
 
-def expand(model: onnx.ModelProto, known: Container[str]) -> onnx.ModelProto:
-    """Return `model` without an If whose outcome does not depend on x, and with ONNX's own definition in
-    place of each operator that `known` lacks and ONNX defines by others (RMSNormalization, Attention...).
+def expand(model: onnx.ModelProto, known: Iterable[str]) -> onnx.ModelProto:
+    """Return `model` without an If whose outcome, and a Loop or Scan whose rounds do not depend on x, and
+    with ONNX's own definition in place of each operator that `known` lacks and ONNX defines by others
+    (RMSNormalization, Attention...).
 
     model: as `prepare.prepare` leaves it, and not changed. What can be expanded no further stays.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    while _take_branches(copy):
+    while _take_branches(copy) or unroll(copy):
         pass
     for _ in range(3):  # a definition may use an operator that is itself defined by others
         names = _defined_by_others(copy, known)
@@ -55,25 +58,26 @@ def _take_branches(model: onnx.ModelProto) -> bool:
         pairs = zip(branch.output, node.output, strict=True)
         nodes += [helper.make_node("Identity", [inner.name], [outer]) for inner, outer in pairs if outer]
         taken = True
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    set_nodes(graph, nodes)
     constants_to_initializers(graph)
     return taken
 
 
-def _defined_by_others(model: onnx.ModelProto, known: Container[str]) -> set[str]:
+def _defined_by_others(model: onnx.ModelProto, known: Iterable[str]) -> set[str]:
     """Return the operators on the way from x that have no rule, but a definition."""
     active = depending_on(model.graph.input[0].name, list(model.graph.node))
     names = {
         node.op_type
         for node in model.graph.node
-        if node.domain in ("", "ai.onnx") and node.op_type not in known and active.intersection(node.output)
+        if node.domain in ("", "ai.onnx")
+        and node.op_type not in (*INTEGER_ARITHMETIC, *known)
+        and active.intersection(node.output)
     }
-    return {name for name in names if onnx.defs.has(name) and _has_definition(onnx.defs.get_schema(name))}
+    return {name for name in names if onnx.defs.has(name) and has_definition(onnx.defs.get_schema(name))}
 
 
-def _has_definition(schema: Any) -> bool:
+def has_definition(schema: Any) -> bool:
+    """Return whether ONNX defines the operator of this schema by others."""
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 

@@ -15,7 +15,7 @@ Dim: TypeAlias = int | str
 Value: TypeAlias = str | float | Sequence[int] | np.ndarray[Any, Any]
 """What a node may take: a name, a float32 scalar, int64s, or an array."""
 
-FORWARD_ONLY = ("Shape", "Size")  # depend on the form of their input, not on its values
+FORWARD_ONLY = ("Shape", "Size", "EyeLike")  # depend on the form of their input, not on its values
 
 
 class Graph:

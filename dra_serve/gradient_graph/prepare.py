@@ -20,6 +20,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     model = normalise(_at_least_opset(_inlined(model), RULES_OPSET))
     _check_form(model.graph)
     rename(model.graph)
+    _name_sequences(model.graph)
     return model
 
 
@@ -138,22 +139,37 @@ def _check_form(graph: onnx.GraphProto) -> None:
         )
 
 
+def _name_sequences(graph: onnx.GraphProto) -> None:
+    """Ask recurrent nodes for their whole sequence, also where the last state alone is used: in place."""
+    for node in graph.node:
+        if node.op_type in ("RNN", "GRU", "LSTM") and not node.output[0]:
+            node.output[0] = f"{next(filter(None, node.output))}/sequence"
+
+
 def rename(graph: onnx.GraphProto) -> None:
     """Call the input x and the output logits; move inner values out of the way of our names."""
     names = {name: f"forward/{name}" for name in RESERVED}
     names |= {graph.input[0].name: "x", graph.output[0].name: "logits"}
-    _rename_in(graph, names)
+    rename_in(graph, names)
 
 
-def _rename_in(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+def rename_in(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename values, in place, in the graphs inside this one too."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         for attribute in node.attribute:
             for branch in [attribute.g, *attribute.graphs]:  # reads names of the graph around it
-                _rename_in(branch, names)
+                rename_in(branch, names)
     for value in [*graph.input, *graph.output, *graph.initializer]:
         value.name = names.get(value.name, value.name)
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put `nodes`, which may be the graph's own, in place of those it has."""
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def measure(model: onnx.ModelProto) -> list[dict[str, Any]]:

@@ -297,6 +297,18 @@ def test_a_wrong_gradient_is_told_by_finite_differences(tmp_path, wrong):
     assert slope.words().startswith("WARNING: finite differences differ from its gradient by")
 
 
+def test_an_operator_that_stops_the_gradient_is_named(tmp_path):
+    class Stepped(Network):
+        def logits(self, x):
+            return super().logits(x) * (1 + torch.floor(x.mean((1, 2, 3)) * 2)[:, None])
+
+    network = Stepped()
+    for again in range(2):
+        model = dra_serve.load(export(network, tmp_path / "stepped.onnx"))
+        assert "Floor passes no gradient: its derivative is zero, other ways remain" in model.notes, again
+    assert_is_the_original(model, network)
+
+
 def test_a_gradient_that_rounding_hides_is_not_called_wrong_or_right(linear_onnx, tmp_path):
     """Logits of 1e4 that hardly depend on x: float32 cannot tell two steps apart."""
     weights = np.random.default_rng(0).standard_normal((4, 192)) * 1e-4

@@ -1,10 +1,15 @@
 """One rule an operator; importing this package fills RULES."""
 
 from dra_serve.gradient_graph.rules import (  # noqa: F401
+    arithmetic,
+    convolution,
     elementwise,
+    flat,
     grid_sample,
+    gru,
     indexing,
-    linear,
+    lstm,
+    matrices,
     normalisation,
     pooling,
     quantised,

@@ -1,14 +1,13 @@
-"""Operators that act on each element by itself, and arithmetic with broadcasting."""
+"""Operators that act on each element by itself."""
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from onnx import NodeProto
 
 from dra_serve.gradient_graph.graph import Graph
-from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, rule, unbroadcast
+from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, rule
 
 # f(x) = y. Each entry writes f'(x) g, from x or from y, whichever is shorter.
 UNARY: dict[str, Callable[[Graph, str, str, str], str]] = {
@@ -31,7 +30,7 @@ UNARY: dict[str, Callable[[Graph, str, str, str], str]] = {
     "Acosh": lambda G, g, x, y: G("Div", g, G("Sqrt", G("Sub", _square(G, x), 1.0))),
     "Atanh": lambda G, g, x, y: G("Div", g, _one_minus_square(G, x)),
     "Relu": lambda G, g, x, y: _relu(G, g, y),
-    "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, _one_minus_gate(G, y))),
+    "Sigmoid": lambda G, g, x, y: G("Mul", g, G("Mul", y, one_minus_gate(G, y))),
     "Tanh": lambda G, g, x, y: G("Mul", g, _one_minus_square(G, y)),
     "Erf": lambda G, g, x, y: G(
         "Mul", g, G("Mul", G("Exp", G("Neg", G("Mul", x, x))), 2 / math.sqrt(math.pi))
@@ -63,7 +62,7 @@ def _one_minus(G: Graph, a: str) -> str:
     return G("Sub", 1.0, a)
 
 
-def _one_minus_gate(G: Graph, s: str) -> str:
+def one_minus_gate(G: Graph, s: str) -> str:
     """Return 1 - s for s in [0, 1], by an operator of ONNX Runtime's blocked layout; Sub is none."""
     return G("HardSigmoid", s, alpha=-1.0, beta=1.0) if G.type[s] == np.float32 else _one_minus(G, s)
 
@@ -175,96 +174,3 @@ def dropout(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     if training is not None and training.any():
         raise refuse(node, "training mode has a random output")
     return [lambda: g]
-
-
-@rule("Cast")
-def cast(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """Floats to floats only: whatever is rounded to integers or bools has no useful derivative."""
-    source, result = G.type[node.input[0]], G.type[node.output[0]]
-    if not (np.issubdtype(source, np.floating) and np.issubdtype(result, np.floating)):
-        raise refuse(node, f"from {source} to {result}")
-    return [lambda: G("CastLike", g, node.input[0])]
-
-
-@rule("Add", "Sum")
-def add(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    return [_summed(G, node, name, lambda: g) for name in node.input]
-
-
-@rule("Mean")
-def mean(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """Of the operands, element by element."""
-    return [_summed(G, node, name, lambda: G("Mul", g, 1 / len(node.input))) for name in node.input]
-
-
-@rule("Sub")
-def sub(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    a, b = node.input
-    return [_summed(G, node, a, lambda: g), _summed(G, node, b, lambda: G("Neg", g))]
-
-
-@rule("Mul")
-def mul(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    a, b = node.input
-    for x, s in ((a, b), (b, a)):  # SiLU: x sigmoid(x) at once, a third of the nodes
-        gate = G.producer.get(s)
-        if gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == x:
-            share = _silu(G, g, node.output[0], s)
-            return [share if name == x else None for name in (a, b)]
-    return [_summed(G, node, a, lambda: G("Mul", g, b)), _summed(G, node, b, lambda: G("Mul", g, a))]
-
-
-def _silu(G: Graph, g: str, y: str, s: str) -> Share:
-    return lambda: G("Mul", g, G("Add", s, G("Mul", y, _one_minus_gate(G, s))))
-
-
-@rule("Div")
-def div(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    a, b = node.input
-    y = node.output[0]
-    return [
-        _summed(G, node, a, lambda: G("Div", g, b)),
-        _summed(G, node, b, lambda: G("Neg", G("Div", G("Mul", g, y), b))),
-    ]
-
-
-@rule("Pow")
-def power(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """x^p with a constant p: p x^(p-1), written without Pow for the usual p = 2."""
-    x, p = node.input
-    exponent = G.argument(node, 1)
-    assert exponent is not None  # Pow has two inputs
-    if (exponent == 2).all():
-        return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", x, 2.0)))]
-    less = exponent.astype(np.float32) - np.float32(1)
-    slope = partial(G, "Pow", x, less)
-    return [_summed(G, node, x, lambda: G("Mul", g, G("Mul", G("CastLike", p, x), slope())))]
-
-
-@rule("Max", "Min")
-def extreme(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """The winners of each element share its gradient equally, as in torch.maximum."""
-
-    def wins(name: str) -> str:
-        return G("CastLike", G("Equal", name, node.output[0]), g)
-
-    def share(name: str) -> str:
-        winners = G("Sum", *(wins(other) for other in node.input))
-        return G("Div", G("Mul", g, wins(name)), winners)
-
-    return [_summed(G, node, name, partial(share, name)) for name in node.input]
-
-
-@rule("Where")
-def where(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """The condition gets nothing: it is constant but for a jump."""
-    condition, a, b = node.input
-    return [
-        None,
-        _summed(G, node, a, lambda: G("Where", condition, g, 0.0)),
-        _summed(G, node, b, lambda: G("Where", condition, 0.0, g)),
-    ]
-
-
-def _summed(G: Graph, node: NodeProto, operand: str, share: Callable[[], str]) -> Share:
-    return lambda: unbroadcast(G, share(), node.output[0], operand)

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from dra_serve.gradient_graph.graph import Graph
-from dra_serve.gradient_graph.rules.linear import Window
+from dra_serve.gradient_graph.rules.convolution import Window
 from dra_serve.gradient_graph.rules.reductions import or_zero
 from dra_serve.gradient_graph.rules.registry import Share, attributes, like, rule
 

@@ -11,6 +11,9 @@ from dra_serve.gradient_graph.rules.registry import Share, attributes, refuse, r
 STRAIGHT_THROUGH = ("QuantizeLinear",)
 """Operators whose rule is no derivative. A gradient graph that used one names it in its metadata."""
 
+INTEGER_ARITHMETIC = ("MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DynamicQuantizeLinear")
+"""Operators of quantised networks that have no rule, and must not pass for indices or masks."""
+
 
 @rule("QuantizeLinear")
 def quantize(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:

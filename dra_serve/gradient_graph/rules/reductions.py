@@ -15,6 +15,7 @@ REDUCTIONS: dict[str, Callable[[Graph, str, str, str, list[int]], str]] = {
     "ReduceL1": lambda G, g, x, y, axes: G("Mul", g, G("Sign", x)),
     "ReduceL2": lambda G, g, x, y, axes: G("Mul", x, or_zero(G, G("Div", g, y), y)),
     "ReduceLogSumExp": lambda G, g, x, y, axes: G("Mul", g, G("Exp", G("Sub", x, y))),
+    "ReduceProd": lambda G, g, x, y, axes: G("Mul", g, _product_of_others(G, x, axes)),
     "ReduceMax": lambda G, g, x, y, axes: _winners(G, g, x, y, axes),
     "ReduceMin": lambda G, g, x, y, axes: _winners(G, g, x, y, axes),
 }
@@ -51,6 +52,16 @@ def _axes(G: Graph, node: NodeProto) -> list[int]:
 def _count(G: Graph, x: str, reduced: str) -> str:
     """Return how many elements of x went into one of `reduced`, as a float."""
     return G("CastLike", G("Div", G("Size", x), G("Size", reduced)), reduced)
+
+
+def _product_of_others(G: Graph, x: str, axes: list[int]) -> str:
+    """Return for each element the product of the others: beside one zero nothing but its own is left, beside
+    two nothing is."""
+    is_zero = G("Equal", x, 0.0)
+    zeros = G("ReduceSum", G("CastLike", is_zero, x), axes, keepdims=1)
+    rest = G("ReduceProd", G("Where", is_zero, 1.0, x), axes, keepdims=1)
+    own = G("Where", G("Equal", zeros, 1.0), rest, 0.0)
+    return G("Where", is_zero, own, G("Where", G("Equal", zeros, 0.0), G("Div", rest, x), 0.0))
 
 
 def or_zero(G: Graph, share: str, norm: str) -> str:

@@ -15,17 +15,20 @@ Rule: TypeAlias = Callable[[Graph, NodeProto, Any], Sequence[Share]]
 """(graph, node, gradient of its output) -> one Share an input.
 
 Shares are called for inputs that depend on x only. An input past the end of the list must not depend
-on x: the pass refuses. Split's rule alone takes a list, a gradient or None for each output.
+on x: the pass refuses. The rules of EVERY_OUTPUT take a list, a gradient or None for each output; to the
+others a gradient comes at the first output alone.
 """
 
 RULES: dict[str, Rule] = {}
+EVERY_OUTPUT: set[str] = set()
 
 
-def rule(*operators: str) -> Callable[[Rule], Rule]:
+def rule(*operators: str, every_output: bool = False) -> Callable[[Rule], Rule]:
     """Register the decorated function for `operators`."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operators, function))
+        EVERY_OUTPUT.update(operators if every_output else ())
         return function
 
     return register

@@ -62,7 +62,7 @@ def concat(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
     return [partial(G, "Slice", g, [s], [e], [axis]) for s, e in zip(starts, ends, strict=True)]
 
 
-@rule("Split")
+@rule("Split", every_output=True)
 def split(G: Graph, node: NodeProto, arriving: list[str | None]) -> Sequence[Share]:
     """An output that nothing used gets zeros."""
     axis = axis_of(node, len(G.shape[node.input[0]]), default=0)

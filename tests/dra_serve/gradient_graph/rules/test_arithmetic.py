@@ -35,6 +35,7 @@ CASES = [
     Case("Pow 3, integer", "y = Pow(x, p)", (3, 4), lambda x, p: x**3, {"p": np.array(3)}),
     Case("Pow, one exponent a channel", "y = Pow(x, p)", (3, 4), lambda x, p: x**p,
          {"p": np.array([[0.5], [-1.0], [2.5]], np.float32)}, low=0.5),
+    Case("Mod", "y = Mod<fmod=1>(x, a)", (3, 4), lambda x, a: torch.fmod(x, a), {"a": (4,)}),
     Case("Max", "b = Neg(x) y = Max(x, a, b)", (3, 4), lambda x, a: torch.maximum(torch.maximum(x, a), -x),
          {"a": (4,)}),
     Case("Min", "y = Min(x, a)", (3, 4), lambda x, a: torch.minimum(x, a), {"a": (3, 1)}),

@@ -19,6 +19,7 @@ CASES = [
          lambda x: 0.1 * x @ x.T @ x),
     Case("MatMul weight", "y = MatMul(x, w)", (3, 6), lambda x, w: x @ w, {"w": (6, 4)}),
     Case("MatMul weight on the left", "y = MatMul(w, x)", (2, 3, 6), lambda x, w: w @ x, {"w": (4, 3)}),
+    Case("MatMul with a vector", "y = MatMul(x, v)", (3, 6), lambda x, v: x @ v, {"v": (6,)}),
     Case("MatMul both, attention",
          "t = Transpose<perm=[0,1,3,2]>(x) s = MatMul(x, t) p = Softmax(s) y = MatMul(p, x)",
          (2, 3, 4), lambda x: torch.softmax(x @ x.mT, -1) @ x),

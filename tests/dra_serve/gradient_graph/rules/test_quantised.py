@@ -6,7 +6,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from dra_serve.errors import NoDerivative
 from dra_serve.gradient_graph import differentiate
 
 CLASSES = 4
@@ -90,12 +89,3 @@ def test_quantised_weights_alone_are_differentiated_exactly_and_nothing_is_said(
     gradient = differentiate(built)
     assert errors_by_row(asked.ask_onnx(gradient)[2], asked.ask_torch(network)[2]).max() < 1e-5
     assert "dra_serve.straight_through" not in {entry.key for entry in gradient.metadata_props}
-
-
-def test_integer_arithmetic_is_refused_by_name():
-    built, _ = model(
-        "q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z) c = Cast<to=1>(i) y = Mul(c, s)",
-        shape="4", w=np.ones((4, 4), np.int8),
-    )  # fmt: skip
-    with pytest.raises(NoDerivative, match="Cast"):
-        differentiate(built)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,11 @@ CASES = [
     reduction("ReduceL1", lambda x: x.abs().sum(1), "keepdims=0", [1]),
     reduction("ReduceL2", lambda x: x.norm(dim=1), "keepdims=0", [1]),
     reduction("ReduceLogSumExp", lambda x: x.logsumexp((2, 3)), "keepdims=0", [2, 3]),
+    reduction("ReduceProd", lambda x: x.prod(2), "keepdims=0", [2]),
+    Case("ReduceProd beside zeros", "r = Relu(x) p = ReduceProd(r, a) y = Add(p, x)", (3, 2),
+         lambda x, a: torch.relu(x).prod(2, keepdim=True) + x, {"a": [2]}),
+    Case("ReduceProd of one zero", "m = Mul(x, w) p = ReduceProd(m, a) y = Add(p, x)", (3, 3),
+         lambda x, w, a: (x * w).prod(2, keepdim=True) + x, {"a": [2], "w": np.float32([1, 0, 2])}),
     reduction("ReduceMax", lambda x: x.amax((2, 3)), "keepdims=0", [2, 3]),
     reduction("ReduceMin", lambda x: x.amin(1, keepdim=True), "keepdims=1", [1]),
     Case("ReduceMean of everything", "m = ReduceMean(x) y = Mul(x, m)", (3, 4), lambda x: x * x.mean()),
