@@ -15,7 +15,7 @@ from fastapi import FastAPI, Response
 
 from dra_serve.attacks import ATTACKS, get_attack
 from dra_serve.images import MAX_BYTES
-from dra_serve.service.ui import Service, view
+from dra_serve.service.ui import Service, controls, view
 from dra_serve.service.ui.handlers import Handlers
 from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
@@ -142,26 +142,32 @@ class _Page:
         gr.HTML("<h2>Attack</h2>", apply_default_css=False)
         self.attack_name = gr.Dropdown(
             [(_ATTACKS.get(name, name), name) for name in ATTACKS],
-            value="pgd",
+            value=controls.ATTACK,
             label="Method",
             elem_id="attack-name",
             filterable=False,
         )
         self.norm = gr.Radio(
             [("L∞ (per value)", "linf"), ("L2 (in total)", "l2")],
-            value="linf",
+            value=controls.NORM,
             label="Norm",
             elem_id="norm",
         )
-        self.eps_linf = gr.Slider(0, 32, 8, step=1, label="Radius eps", elem_id="eps-linf", buttons=[])
+        self.eps_linf = gr.Slider(
+            0, 32, controls.EPS, step=1, label="Radius eps", elem_id="eps-linf", buttons=[]
+        )
         l2_max = math.ceil(math.sqrt(math.prod(shape)) / 20)
         self.eps_l2 = gr.Slider(
             0, l2_max, l2_max / 6, step=0.05, label="Radius eps", elem_id="eps-l2", visible=False, buttons=[]
         )
-        self.steps = gr.Slider(1, 100, 20, step=1, label="Steps", elem_id="steps", buttons=[])
+        self.steps = gr.Slider(1, 100, controls.STEPS, step=1, label="Steps", elem_id="steps", buttons=[])
         with gr.Accordion("More", open=False, elem_id="more"):
-            self.restarts = gr.Slider(1, 5, 1, step=1, label="Restarts", elem_id="restarts", buttons=[])
-            self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")  # checked with the attack
+            self.restarts = gr.Slider(
+                1, 5, controls.RESTARTS, step=1, label="Restarts", elem_id="restarts", buttons=[]
+            )
+            self.seed = gr.Number(
+                controls.SEED, precision=0, label="Seed", elem_id="seed"
+            )  # checked with the attack
             self.models = gr.CheckboxGroup(
                 [model.name for model in registry],
                 value=list(registry.pair),
@@ -226,14 +232,9 @@ class _Page:
         restarts: int,
         seed: int,
     ) -> Iterator[tuple[str, str]]:
-        options = {
-            "norm": norm,
-            "eps": f"{eps_linf}/255" if norm == "linf" else eps_l2,
-            "steps": steps,
-            "queries": steps,
-            "restarts": restarts,
-            "seed": seed,
-        }
+        options = controls.to_options(
+            norm=norm, eps_linf=eps_linf, eps_l2=eps_l2, steps=steps, restarts=restarts, seed=seed
+        )
         yield from self.handlers.attack(turn, picture, names, attack, options)
 
     def _pick(

@@ -10,6 +10,8 @@ from dra_serve.errors import UserError
 from dra_serve.images import decode, fit
 
 Shape = tuple[int, int, int]
+ORDER = "order.txt"
+"""In a folder of examples: their names, a line each, in the order in which the page shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,16 @@ def read_upload(path: Path, input_shape: Shape) -> Picture:
 
 
 def read_examples(folder: Path, input_shape: Shape, classes: Sequence[str]) -> list[Picture]:
-    """Return the PNG files of `folder` that fit, by name; a name that holds a class says what it shows."""
+    """Return the PNG files of `folder` that fit; a name that holds a class says what it shows.
+
+    Those of its `order.txt` come first, as they stand there, the others after them by name.
+    """
+    listed = (folder / ORDER).read_text(encoding="utf-8").split() if (folder / ORDER).is_file() else []
+    places = {name: place for place, name in enumerate(listed)}
     pictures = []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(
+        folder.glob("*.png"), key=lambda path: (places.get(path.name, len(places)), path.name)
+    ):
         try:
             pixels = decode(path.read_bytes())
         except UserError:

@@ -8,7 +8,7 @@ import pytest
 
 from dra_serve.errors import UnsupportedFormat
 from dra_serve.images import encode_png, fit
-from dra_serve.service.ui import view
+from dra_serve.service.ui import controls, view
 from dra_serve.service.ui.picture import Picture, read_examples, read_upload
 
 from .conftest import CLASSES, SHAPE, noise
@@ -86,3 +86,19 @@ def test_percent_signs_stay_with_their_numbers() -> None:
 
 def test_without_a_picture_the_page_says_so() -> None:
     assert "No image yet" in view.current(None)
+
+
+def test_the_order_of_examples_is_the_lists_and_the_rest_come_after_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").write_bytes(encode_png(noise(0)))
+    (tmp_path / "order.txt").write_text("c.png\nnot-there.png\nb.png\n", encoding="utf-8")
+    assert [picture.name for picture in read_examples(tmp_path, SHAPE, CLASSES)] == ["c", "b", "a", "d"]
+
+
+def test_the_first_press_of_attack_is_what_the_controls_say() -> None:
+    first = controls.first_attack()
+    said = controls.to_options(
+        norm=controls.NORM, eps_linf=controls.EPS, eps_l2=1.0, steps=controls.STEPS, restarts=1, seed=0
+    )
+    assert said.pop("queries") == controls.STEPS  # not of this attack, which the page leaves out
+    assert dict(first.options) == said
