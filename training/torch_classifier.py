@@ -54,7 +54,7 @@ class TorchClassifier(Checked):
         return answer, value, grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        if not self.path.channels_last or len(x) < _BATCH:
+        if not self.path.channels_last or x.shape[0] < _BATCH:
             return x
         return x.contiguous(memory_format=self.path.memory_format)
 
@@ -68,7 +68,7 @@ def _cross_entropy(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `losses.ce` does, in four of torch's own kernels instead of a dozen small ones."""
     log_p = log_softmax(z, 1)
     value = nll_loss(log_p, y, reduction="none")
-    return value, log_p.exp_().scatter_add_(1, y[:, None], z.new_full((len(y), 1), -1.0))
+    return value, log_p.exp_().scatter_(1, y[:, None], -1.0, reduce="add")
 
 
 @contextmanager

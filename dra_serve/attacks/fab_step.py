@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace
 
 from dra_serve.attacks.hyperplane import to_hyperplane
-from dra_serve.attacks.inputs import require_finite
 from dra_serve.attacks.norms import Norm, clip, per_image
+from dra_serve.attacks.objective import require_finite
 from dra_serve.attacks.smallest import Smallest
 from dra_serve.classifier import Array, Classifier
 

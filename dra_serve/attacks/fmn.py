@@ -11,7 +11,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from dra_serve.attacks.inputs import check_inputs, require_finite
+from dra_serve.attacks.inputs import check_inputs
 from dra_serve.attacks.norms import Norm, clip, get_norm
 from dra_serve.attacks.parameters import MAX_STEPS, radius_within
 from dra_serve.attacks.result import AttackResult, OnStep
@@ -162,7 +162,6 @@ def _search(
             logits = model.logits(x_now)
         else:
             logits, loss, grad = books.goal.gradient(model, x_now)
-            require_finite(grad)
         reached = books.goal.reached(logits)
         books.record(x_now, logits, reached)
         if taken > 0:

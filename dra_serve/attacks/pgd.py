@@ -35,7 +35,7 @@ def perturb(
 
     The inner attack of adversarial training: its input is checked once, and it ranks nothing.
     x: (N, C, H, W) float in [0, 1], never written to. start: the first iterate, x if None (see
-    `random_start`). eps, alpha: radius and step in units of x.
+    `random_start`). eps, alpha: radius and step in units of x. Raises NoGradient at a non-finite one.
     """
     ball = get_norm(norm)
     goal, _ = check_inputs(model, x, y, target, None, loss)

@@ -1,18 +1,16 @@
 """The books of an iterative attack: the best image so far, and who still needs work."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from array_api_compat import array_namespace, device
 
-from dra_serve.attacks.inputs import require_finite
 from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.result import AttackResult, StepReport
 from dra_serve.classifier import Array, Classifier
 
 
-@dataclass(frozen=True)
-class Visit:
+class Visit(NamedTuple):
     """What a model call said of the images that go on: loss (n,) and grad, None after the last call.
 
     kept: which of the images asked about go on, (m,) bool; None if all do.
@@ -47,12 +45,9 @@ class Progress:
         self._budget, self._stop_on_success, self._watched = budget, stop_on_success, watched
         self._recorded = 0
         self._best_x, self._best_loss, self._fooled = x, goal.value(logits), goal.reached(logits)
-        self._closed_x = xp.asarray(x, copy=True)
-        self._closed_loss = xp.asarray(self._best_loss, copy=True)
-        self._success = xp.asarray(self._fooled, copy=True)
-        self._steps_done = xp.zeros((x.shape[0],), dtype=xp.int64, device=device(x))
+        self._closed: list[Array] | None = None  # x_adv, loss, success, steps done, once anybody left
         if watched:
-            self._now = [xp.asarray(a, copy=True) for a in (x, logits, self._best_loss)]
+            self._now = [xp.asarray(a, copy=True) for a in (x, logits, self._best_loss, self._fooled)]
         self._open = xp.arange(x.shape[0], device=device(x))
         self._narrow()
 
@@ -69,7 +64,9 @@ class Progress:
         if not self.is_open:
             return False
         self._all_goals = goal or self._all_goals
-        self.x, self.goal = self._all_x[self._open], self._all_goals.select(self._open)
+        self.x, self.goal = self._all_x, self._all_goals
+        if self._closed is not None:
+            self.x, self.goal = self.x[self._open], self.goal.select(self._open)
         self.x_adv = start(self.x, self._open)
         return True
 
@@ -83,7 +80,6 @@ class Progress:
             loss = self.goal.value(logits)
         else:
             logits, loss, grad = self.goal.gradient(model, self.x_adv)
-            require_finite(grad)
         self.record(logits, loss, steps_done=steps_done)
         kept = self.close_finished()
         if kept is None:
@@ -100,9 +96,8 @@ class Progress:
         self._best_x, self._best_loss = choose(better, (self.x_adv, loss), (self._best_x, self._best_loss))
         self._recorded = steps_done
         if self._watched:
-            for kept, new in zip(self._now, (self.x_adv, logits, loss), strict=True):
+            for kept, new in zip(self._now, (self.x_adv, logits, loss, self._fooled), strict=True):
                 kept[self._open] = new
-            self._success[self._open] = self._fooled
 
     def close_finished(self) -> Array | None:
         """Close the images just fooled; return which of the open ones stay, (n,) bool, or None if all do."""
@@ -114,26 +109,25 @@ class Progress:
     def report(self) -> StepReport:
         """Return a copy of where all N images stand."""
         xp = array_namespace(self._all_x)
-        x_adv, logits, loss = (xp.asarray(a, copy=True) for a in self._now)
-        success = xp.asarray(self._success, copy=True)
+        x_adv, logits, loss, success = (xp.asarray(a, copy=True) for a in self._now)
         return StepReport(
             step=self._recorded, steps=self._budget, x_adv=x_adv, logits=logits, loss=loss, success=success
         )
 
     def result(self) -> AttackResult:
         """Return the best images; complete if the budget is spent or nobody needs more of it."""
-        self._write_back()
+        x_adv, loss, success, steps_done = self._write_back()
         return AttackResult(
-            x_adv=self._closed_x,
-            success=self._success,
-            loss=self._closed_loss,
-            steps_done=self._steps_done,
+            x_adv=x_adv,
+            success=success,
+            loss=loss,
+            steps_done=steps_done,
             complete=self._recorded == self._budget or not self.is_open,
         )
 
     def _narrow(self) -> Array | None:
         """Close what is fooled, if finished images are to stop; return who stays, None if all do."""
-        if not self._stop_on_success or not bool(array_namespace(self._open).any(self._fooled)):
+        if not self._stop_on_success or not any(self._fooled.tolist()):
             return None
         self._write_back()
         kept = ~self._fooled
@@ -142,19 +136,25 @@ class Progress:
         )
         return kept
 
-    def _write_back(self) -> None:
+    def _write_back(self) -> list[Array]:
         """Write what is known of the open images to their rows; all of them have had the same steps."""
-        self._closed_x[self._open] = self._best_x
-        self._closed_loss[self._open] = self._best_loss
-        self._success[self._open] = self._fooled
-        self._steps_done[self._open] = self._recorded
+        xp = array_namespace(self._open)
+        known = (self._best_x, self._best_loss, self._fooled, xp.full_like(self._open, self._recorded))
+        if self._closed is None:  # these are all
+            self._closed = [xp.asarray(a, copy=True) for a in known]
+        else:
+            for kept, new in zip(self._closed, known, strict=True):
+                kept[self._open] = new
+        return self._closed
 
 
 def choose(mine: Array, these: Sequence[Array], others: Sequence[Array]) -> list[Array]:
     """Return these arrays' rows where `mine` (n,) holds, the others' elsewhere. No copy if all are of one."""
+    flags = mine.tolist()  # cheaper than to count on the array's side, and no more than n
+    if all(flags):
+        return list(these)
+    if not any(flags):
+        return list(others)
     xp = array_namespace(mine)
-    count = int(xp.count_nonzero(mine))
-    if count in (0, mine.shape[0]):
-        return list(these if count else others)
     masks = (xp.reshape(mine, (mine.shape[0],) + (1,) * (a.ndim - 1)) for a in these)
     return [xp.where(mask, a, b) for mask, a, b in zip(masks, these, others, strict=True)]

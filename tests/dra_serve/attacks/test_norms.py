@@ -128,11 +128,9 @@ def test_an_unknown_norm_names_the_known_ones():
         get_norm("l1")
 
 
-def test_linf_ascent_is_the_sign_and_a_nan_stays_one_on_either_library() -> None:
+def test_linf_ascent_is_the_sign_on_either_library() -> None:
     torch = pytest.importorskip("torch")
-    grad = np.array([-2, 0.0, np.nan, np.inf, -np.inf, 1e-40], np.float32).reshape(1, 1, 2, 3)
-    wanted = np.array([-1, 0.0, np.nan, 1, -1, 1], np.float32).reshape(1, 1, 2, 3)
-    finite = np.where(np.isfinite(grad), grad, 3.0).astype(np.float32)
+    grad = np.array([-2, 0.0, -0.0, 3e38, -1e-40, 1e-40], np.float32).reshape(1, 1, 2, 3)
+    wanted = np.array([-1, 0.0, 0.0, 1, -1, 1], np.float32).reshape(1, 1, 2, 3)
     for ascent in (NORMS["linf"].ascent, lambda g: NORMS["linf"].ascent(torch.from_numpy(g)).numpy()):
         np.testing.assert_array_equal(ascent(grad), wanted)
-        np.testing.assert_array_equal(ascent(finite), np.sign(finite))

@@ -182,6 +182,22 @@ def test_a_broken_gradient_is_an_error_not_robustness(model, x, y, value, monkey
     monkeypatch.setattr(model, "loss_and_grad", broken)
     with pytest.raises(NoGradient, match="not finite"):
         pgd(model, x, y, eps=0.004)
+    with pytest.raises(NoGradient, match="not finite"):
+        perturb(model, x, y, eps=0.004, alpha=0.001, steps=1)
+
+
+def test_training_on_torch_meets_the_same_error():
+    """torch's sign makes a nan 0: unasked, the image would stand still and count as attacked."""
+    torch = pytest.importorskip("torch")
+    from training.torch_classifier import TorchClassifier
+
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :2].log()  # of 0, an infinite slope
+
+    x = torch.zeros(2, 1, 2, 2)
+    with pytest.raises(NoGradient, match="not finite"):
+        perturb(TorchClassifier(Broken(), ("a", "b"), (1, 2, 2)), x, [0, 1], eps=0.1, alpha=0.1, steps=1)
 
 
 def test_a_smaller_ball_fools_fewer(model, x, y):
