@@ -3,12 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from dra_serve.errors import Overloaded
+from dra_serve.errors import Overloaded, ShuttingDown
 from dra_serve.service.problems import ClientGone
 
 T = TypeVar("T")
@@ -27,10 +27,14 @@ class Pool:
         self._stops: set[threading.Event] = set()
 
     def submit(self, work: Work[T], stop: threading.Event) -> Future[T]:
-        """Return the future of work(stop); Overloaded if every place is taken."""
+        """Return the future of work(stop); Overloaded if every place is taken, ShuttingDown after `close`."""
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"the queue of {self.name} is full; try again", retry_after=self._retry_after)
-        future = self._executor.submit(work, stop)
+        try:
+            future = self._executor.submit(work, stop)
+        except RuntimeError as error:
+            self._places.release()
+            raise _closing() from error
         self._stops.add(stop)
         future.add_done_callback(lambda _: self._leave(stop))
         return future
@@ -46,6 +50,13 @@ class Pool:
             return await while_connected(asyncio.wrap_future(self.submit(work, stop)), request)
         finally:
             stop.set()  # work that has begun ends by the flag
+
+    def wait(self, work: Work[T]) -> T:
+        """Return the result of work(stop) to a thread that has nothing else to do until then."""
+        try:
+            return self.submit(work, threading.Event()).result()
+        except CancelledError as error:
+            raise _closing() from error
 
     def close(self) -> None:
         """Take nothing more, and stop what still runs: its clients have been given up."""
@@ -78,6 +89,10 @@ class Traffic:
     def __init__(self) -> None:
         self.running = 0
         self.draining = False
+
+
+def _closing() -> ShuttingDown:
+    return ShuttingDown("the service is shutting down", retry_after=5)
 
 
 async def _disconnect(request: Request) -> None:

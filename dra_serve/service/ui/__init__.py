@@ -32,9 +32,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
 class Service(Protocol):
-    """What the page shares with the API: the models, the pool its attacks run in, who counts them."""
+    """What the page shares with the API: the models, the pools its work runs in, who counts the attacks."""
 
     registry: Registry
+    predictions: Pool
     attacks: Pool
 
     def count(self, answer: AttackAnswer) -> None: ...

@@ -34,16 +34,27 @@ _PAUSES = 0.2  # of the attack's budget, that the page takes to show it at least
 
 
 class Handlers:
-    """The page's behaviour over these models; what belongs to one visitor is in the arguments."""
+    """The page's behaviour over these models; what belongs to one visitor is in the arguments.
+
+    No model is asked but in `predictions` and `attacks`, the API's own pools: visitors are many, threads few.
+    """
 
     def __init__(
-        self, registry: Registry, *, examples: Path, attack_seconds: float, pool: Pool, count: Count
+        self,
+        registry: Registry,
+        *,
+        examples: Path,
+        attack_seconds: float,
+        predictions: Pool,
+        attacks: Pool,
+        count: Count,
     ) -> None:
         first = registry.get(registry.pair[0])
         self.registry = registry
         self.input_shape = first.input_shape
         self.examples = read_examples(examples, first.input_shape, first.classes)
-        self._seconds, self._pool, self._count = attack_seconds, pool, count
+        self._seconds, self._count = attack_seconds, count
+        self._predictions, self._attacks = predictions, attacks
         self._faces = {model.name: introduce(model) for model in registry}
 
     def show(self, picture: Picture | None, names: Sequence[str]) -> tuple[str, str]:
@@ -145,7 +156,7 @@ class Handlers:
         unit = ("query", "queries") if "queries" in taken else ("step", "steps")
         cards = {card.face.name: replace(card, unit=unit) for card in self._cards(picture, names)}
         says, shown, due = WAITING, 0.0, 0.0
-        for news in watch(job, stop, pool=self._pool, count=self._count):
+        for news in watch(job, stop, pool=self._attacks, count=self._count):
             if isinstance(news, AttackAnswer):
                 yield self._judged(news, cards, stopped=stop.is_set())
                 return
@@ -167,12 +178,13 @@ class Handlers:
         return message(sentences, "done"), stage(done)
 
     def _cards(self, picture: Picture, names: Sequence[str]) -> list[Card]:
-        cards = []
-        for model in self.registry.select(names):
-            pixels = fit(picture.pixels, model.input_shape, resize=False)
-            clean = predict_pixels(model, [pixels], top_k=len(model.classes))[0]
-            cards.append(Card(face=self._faces[model.name], pixels=pixels, clean=clean, truth=picture.truth))
-        return cards
+        models = self.registry.select(names)
+        return self._predictions.wait(lambda _: [self._card(picture, model) for model in models])
+
+    def _card(self, picture: Picture, model: OnnxClassifier) -> Card:
+        pixels = fit(picture.pixels, model.input_shape, resize=False)
+        clean = predict_pixels(model, [pixels], top_k=len(model.classes))[0]
+        return Card(face=self._faces[model.name], pixels=pixels, clean=clean, truth=picture.truth)
 
     def _ask_to_resize(self, own_size: str) -> str:
         _, height, width = self.input_shape

@@ -62,7 +62,8 @@ def build_page(service: Service, *, examples: Path, attack_seconds: float) -> gr
         service.registry,
         examples=examples,
         attack_seconds=attack_seconds,
-        pool=service.attacks,
+        predictions=service.predictions,
+        attacks=service.attacks,
         count=service.count,
     )
     page = gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_CACHE_SECONDS)

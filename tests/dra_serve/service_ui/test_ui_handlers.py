@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,17 @@ def handlers(registry: Registry, examples: Path) -> Handlers:
     return page(registry, examples)
 
 
-def page(registry: Registry, examples: Path, *, pool: Pool | None = None) -> Handlers:
-    pool = pool or Pool("attacks", threads=1, queue=8, retry_after=1)
-    return Handlers(registry, examples=examples, attack_seconds=20, pool=pool, count=COUNTED.append)
+def page(
+    registry: Registry, examples: Path, *, pool: Pool | None = None, predictions: Pool | None = None
+) -> Handlers:
+    return Handlers(
+        registry,
+        examples=examples,
+        attack_seconds=20,
+        predictions=predictions or Pool("predictions", threads=2, queue=8, retry_after=1),
+        attacks=pool or Pool("attacks", threads=1, queue=8, retry_after=1),
+        count=COUNTED.append,
+    )
 
 
 def run(handlers: Handlers, turn: Turn | None = None, **replaced: Any) -> list[tuple[str, str]]:
@@ -99,6 +108,25 @@ def test_an_attack_waits_for_its_place_in_the_services_pool_and_a_full_one_is_sa
     *_, (message, _) = frames
     assert 'data-kind="done"' in message
     pool.close()
+
+
+def test_clean_predictions_wait_for_the_services_threads_and_a_full_queue_is_said(
+    registry: Registry, examples: Path
+) -> None:
+    predictions, others = Pool("predictions", threads=1, queue=1, retry_after=1), threading.Event()
+    handlers = page(registry, examples, predictions=predictions)
+    predictions.submit(lambda _: others.wait(10), threading.Event())
+    with ThreadPoolExecutor(1) as visitor:
+        shown = visitor.submit(handlers.show, PICTURE, PAIR)
+        with pytest.raises(TimeoutError):
+            shown.result(timeout=0.3)
+        message, stage = handlers.show(PICTURE, PAIR)  # one more than the queue holds
+        assert "the queue of predictions is full; try again" in message
+        assert stage == ""
+        others.set()
+        assert shown.result(timeout=10)[1].count('data-state="ready"') == 2
+    predictions.close()
+    assert "the service is shutting down" in handlers.show(PICTURE, PAIR)[0]
 
 
 def test_who_leaves_the_queue_gives_the_place_free(registry: Registry, examples: Path) -> None:
