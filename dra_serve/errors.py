@@ -12,8 +12,11 @@ _LONGEST_ECHO = 80
 
 def _short(value: Any) -> str:
     """Return `value` as it goes into a message: one line, at most 80 characters."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except RecursionError:  # JSON nested as deep as its reader goes
+        text = f"a {type(value).__name__}"
+    text = "".join(c if c.isprintable() else "?" for c in text[: _LONGEST_ECHO + 1])
     return text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 3] + "..."
 
 

@@ -65,6 +65,7 @@ class Service:
             for model in registry
         }
         self.attacks = Pool("attacks", threads=settings.threads, queue=settings.queue, retry_after=5)
+        self._checking: asyncio.Future[bool] | None = None
 
     async def predict(self, request: Request) -> PredictOut:
         inputs = await read_inputs(request)
@@ -119,7 +120,10 @@ class Service:
         """Raise ShuttingDown while draining, NotReady if a model has changed its mind."""
         if self.traffic.draining:
             raise ShuttingDown("the service is shutting down", retry_after=5)
-        if not await asyncio.to_thread(self.registry.is_right):
+        if self._checking is None:  # one check at a time: whoever asks during it has its answer
+            self._checking = asyncio.ensure_future(asyncio.to_thread(self.registry.is_right))
+            self._checking.add_done_callback(lambda _: setattr(self, "_checking", None))
+        if not await asyncio.shield(self._checking):
             raise NotReady("a model no longer answers its golden image as it did at start")
 
     def count(self, answer: AttackAnswer) -> None:

@@ -8,18 +8,21 @@ import asyncio
 import time
 import traceback
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dra_serve.errors import DraServeError, ShuttingDown, TooLarge
+from dra_serve.errors import DraServeError, Overloaded, ShuttingDown, TooLarge
 from dra_serve.service.admission import Traffic
 from dra_serve.service.logs import log
 from dra_serve.service.metrics import Metrics
 from dra_serve.service.problems import ClientGone, SlowBody, error_response, unexpected_response
 
 MAX_BODY = 16 * 2**20
+MAX_HELD = 16 * MAX_BODY  # of all the bodies together: each waits in memory until its request is answered
 BODY_SECONDS = 30
 _TOO_LARGE = f"body: more than {MAX_BODY:,} bytes"
 _WORK = ("/v1/", "/v2/models/", "/v2/repository/")
@@ -31,6 +34,7 @@ class _Exchange:
 
     started: float = field(default_factory=time.monotonic)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    held: int = 0  # bytes of its body so far
     status: int | None = None
     trace: str | None = None
 
@@ -40,6 +44,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, traffic: Traffic, metrics: Metrics) -> None:
         self.app, self._traffic, self._metrics = app, traffic, metrics
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,6 +57,7 @@ class Guard:
             await self._answer(exchange, scope, receive, send)
         finally:
             self._traffic.running -= is_work
+            self._held -= exchange.held
             self._record(exchange, scope)
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +71,7 @@ class Guard:
 
         try:
             self._refuse_early(scope)
-            await self.app(scope, _limited(receive), send_marked)
+            await self.app(scope, _limited(receive, partial(self._hold, exchange)), send_marked)
             return
         except ClientGone as error:
             exchange.status = error.status
@@ -85,6 +91,15 @@ class Guard:
         if declared.isdecimal() and int(declared) > MAX_BODY:
             raise TooLarge(_TOO_LARGE, field="body")
 
+    def _hold(self, exchange: _Exchange, size: int) -> None:
+        """Count that many more bytes of a body; TooLarge, or Overloaded by those of others."""
+        exchange.held += size
+        self._held += size
+        if exchange.held > MAX_BODY:
+            raise TooLarge(_TOO_LARGE, field="body")
+        if self._held > MAX_HELD:
+            raise Overloaded("too many large bodies at once; try again", retry_after=1)
+
     def _record(self, exchange: _Exchange, scope: Scope) -> None:
         seconds = time.monotonic() - exchange.started
         route, status = _template(scope), exchange.status or ClientGone.status
@@ -101,16 +116,16 @@ class Guard:
         )
 
 
-def _limited(receive: Receive) -> Receive:
-    """Return receive, raising SlowBody after BODY_SECONDS and TooLarge after MAX_BODY bytes.
+def _limited(receive: Receive, hold: Callable[[int], None]) -> Receive:
+    """Return receive, raising SlowBody after BODY_SECONDS and what `hold` raises of so many bytes more.
 
     FastAPI's own `max_body_size` answers text/plain, and in place of our answer.
     """
     end = time.monotonic() + BODY_SECONDS
-    size, complete = 0, False
+    complete = False
 
     async def receive_limited() -> Message:
-        nonlocal size, complete
+        nonlocal complete
         if complete:
             return await receive()
         try:
@@ -118,9 +133,7 @@ def _limited(receive: Receive) -> Receive:
         except TimeoutError as error:
             raise SlowBody(f"body: not complete after {BODY_SECONDS} s", field="body") from error
         complete = not message.get("more_body", False)
-        size += len(message.get("body", b""))
-        if size > MAX_BODY:
-            raise TooLarge(_TOO_LARGE, field="body")
+        hold(len(message.get("body", b"")))
         return message
 
     return receive_limited

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -19,6 +20,7 @@ MAX_IMAGES = 32
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 16 * 1024
 _MAX_NAME = 60
+_UTF_8 = (b"utf-8", b"utf8")
 _HOW = (
     "send multipart/form-data with an image part, or the image itself as image/png, image/jpeg or image/webp"
 )
@@ -73,6 +75,9 @@ async def read_inputs(request: Request) -> Inputs:
 
 
 async def _read_form(request: Request) -> tuple[list[bytes], list[tuple[str, str]]]:
+    _, options = parse_options_header(request.headers["content-type"])
+    if options.get(b"charset", b"utf-8").lower() not in _UTF_8:  # others make text that no answer can hold
+        raise broken_body("the names and the values of its fields must be UTF-8")
     try:
         form = await request.form(
             max_files=2 * MAX_IMAGES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES

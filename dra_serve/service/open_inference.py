@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 import dra_serve
 from dra_serve.checks import check_images
-from dra_serve.errors import BadRequest, MalformedRequest, UnknownModel, UnsupportedFormat
+from dra_serve.errors import BadRequest, MalformedRequest, TooLarge, UnknownModel, UnsupportedFormat
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.admission import Pool
 from dra_serve.service.inputs import MAX_IMAGES
@@ -37,6 +37,7 @@ from dra_serve.service.statistics import Statistics
 from dra_serve.service.tensors import HEADER, InferRequest, read_request, write_answer
 
 VERSION = "1"
+_LONGEST_INDEX = 4096
 
 
 class Service(Protocol):
@@ -162,6 +163,8 @@ def _check_index(body: bytes) -> None:
     """Raise unless the body is empty or an object that asks, at most, for the ready ones: all are."""
     if not body:
         return
+    if len(body) > _LONGEST_INDEX:  # it is parsed here, where everybody waits
+        raise TooLarge(f"body: more than {_LONGEST_INDEX:,} bytes", field="body")
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:

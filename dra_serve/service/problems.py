@@ -43,8 +43,8 @@ def to_problem(error: DraServeError) -> Problem:
         type=_urn(error.title),
         title=error.title,
         status=error.status,
-        detail=_OURS if ours else error.detail,
-        field=None if ours else error.field,
+        detail=_OURS if ours else _sendable(error.detail),
+        field=None if ours or error.field is None else _sendable(error.field),
     )
 
 
@@ -111,6 +111,11 @@ _FRAMEWORK = {
     404: ("Not found", "there is nothing here; GET /openapi.json lists what there is"),
     405: ("Method not allowed", "allowed here: {allow}"),
 }
+
+
+def _sendable(text: str) -> str:
+    """Return text that UTF-8 can carry: a name in JSON may hold half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _phrase(status: int) -> str:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -179,18 +180,28 @@ def _shape(given: Any, input_shape: tuple[int, int, int], max_images: int) -> tu
 
 
 def _numbers(data: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the numbers, flat or nested as the shape is, as float32; too large a one is infinite."""
+    """Return the numbers, flat or nested as the shape is, as float32; too large a one is infinite.
+
+    NumPy sees none but numbers: of texts it would make an array in which each is as wide as the longest.
+    """
     allowed = f"{math.prod(shape):,} numbers, flat or nested as the shape {list(shape)}"
-    try:
-        array = np.array(data if isinstance(data, list) else None)
-    except ValueError as error:  # ragged
-        raise BadRequest("inputs[0].data", given="uneven lists", allowed=allowed) from error
-    if array.dtype.kind not in "iuf":
+    flat, found = (data, [len(data)]) if isinstance(data, list) else ([data], [])
+    while flat and isinstance(flat[0], list):
+        widths = {len(part) if isinstance(part, list) else None for part in flat}
+        if len(widths) > 1:
+            raise BadRequest("inputs[0].data", given="uneven lists", allowed=allowed)
+        found.append(len(flat[0]))
+        flat = list(chain.from_iterable(flat))
+    if not found or any(type(value) not in (int, float) for value in flat):
         raise BadRequest("inputs[0].data", given="something else than numbers", allowed=allowed)
-    if array.shape not in ((math.prod(shape),), shape):
-        raise BadRequest("inputs[0].data", given=f"numbers of shape {list(array.shape)}", allowed=allowed)
+    if tuple(found) not in ((math.prod(shape),), shape):
+        raise BadRequest("inputs[0].data", given=f"numbers of shape {found}", allowed=allowed)
+    try:
+        wide = np.array(flat, np.float64)
+    except OverflowError as error:  # an integer of more than 308 digits
+        raise BadRequest("inputs[0].data", given="something else than numbers", allowed=allowed) from error
     with np.errstate(over="ignore"):
-        return array.astype(np.float32).reshape(shape)
+        return wide.astype(np.float32).reshape(shape)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

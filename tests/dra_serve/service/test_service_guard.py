@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -128,6 +129,71 @@ def test_a_slow_body_is_given_up(model: OnnxClassifier, monkeypatch: pytest.Monk
 
     answer = _ask(app, "POST", "/v1/predict", content=dawdle(), headers={"Content-Type": "image/png"})
     assert (answer.status_code, answer.json()["field"]) == (408, "body")
+
+
+def test_all_bodies_together_have_a_limit_and_leave_room_when_they_are_answered(
+    model: OnnxClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_HELD", 300_000)
+    app = create_app(Registry([model]), Settings(ui=False))
+
+    async def ask() -> list[httpx.Response]:
+        go = asyncio.Event()
+
+        async def waits() -> AsyncIterator[bytes]:
+            yield bytes(200_000)
+            await go.wait()
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            first = asyncio.create_task(client.post("/v1/predict", content=waits(), headers=PNG["headers"]))
+            await asyncio.sleep(0.1)
+            second = await client.post("/v2/models/tiny/infer", content=bytes(200_000))
+            small = await client.post("/v1/predict", **PNG)
+            go.set()
+            await first
+            third = await client.post("/v2/models/tiny/infer", content=bytes(200_000))
+            return [second, small, await first, third]
+
+    second, small, first, third = asyncio.run(ask())
+    assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
+    assert second.json() == {"error": "too many large bodies at once; try again"}
+    assert (small.status_code, first.status_code, third.status_code) == (200, 415, 400)
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "utf-16", "undefined", "idna", "nonsense", ""])
+def test_a_form_of_another_charset_than_utf_8_is_refused(model: OnnxClassifier, charset: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="\\ud800"\r\n\r\n1\r\n'
+    image = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + png() + b"\r\n"
+    app = create_app(Registry([model]), Settings(ui=False))
+    sent = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    answer = _ask(app, "POST", "/v1/predict", content=part + image + b"--b--\r\n", headers=sent)
+    assert (answer.status_code, answer.json()["field"]) == (400, "body")
+    assert "must be UTF-8" in answer.json()["detail"]
+    sent = {"Content-Type": "multipart/form-data; boundary=b; charset=UTF-8"}
+    assert _ask(app, "POST", "/v1/predict", content=image + b"--b--\r\n", headers=sent).status_code == 200
+
+
+def test_many_who_ask_whether_it_is_ready_share_one_check(model: OnnxClassifier) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    registry, checks = app.state.service.registry, []
+    is_right = registry.is_right
+
+    def slow() -> bool:
+        checks.append(1)
+        time.sleep(0.2)
+        right: bool = is_right()
+        return right
+
+    registry.is_right = slow
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            answers = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
+            answers.append(await client.get("/v2/health/ready"))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200] * 21
+    assert len(checks) == 2  # the last one came later
 
 
 def test_an_answer_that_has_begun_is_not_mended(capsys: pytest.CaptureFixture[str]) -> None:

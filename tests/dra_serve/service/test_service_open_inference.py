@@ -1,6 +1,7 @@
 """/v2 as its clients see it: Triton's own client, the protocol by hand, and what is refused."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "ragged": ({"inputs": [tensor(data=[[1], [1, 2]])]}, "inputs[0].data: got uneven lists"),
     "text": ({"inputs": [tensor(data=["a"] * 384)]}, "inputs[0].data: got something else than numbers"),
     "booleans": ({"inputs": [tensor(data=[True] * 384)]}, "inputs[0].data: got something else"),
+    "texts, one of them long": (
+        {"inputs": [tensor(data=["a" * 100_000] + [""] * 500_000)]},
+        "inputs[0].data: got something else than numbers",
+    ),
+    "a text at the end": ({"inputs": [tensor(data=[0.5] * 383 + ["0.5"])]}, "inputs[0].data: got something"),
+    "a list at the end": ({"inputs": [tensor(data=[0.5] * 383 + [[0.5]])]}, "inputs[0].data: got something"),
+    "nothing": ({"inputs": [tensor(data=[])]}, "inputs[0].data: got numbers of shape [0]"),
+    "empty lists": ({"inputs": [tensor(data=[[], []])]}, "inputs[0].data: got numbers of shape [2, 0]"),
+    "other nesting": (
+        {"inputs": [tensor(data=[[0.5] * 384])]},
+        "inputs[0].data: got numbers of shape [1, 384]",
+    ),
+    "half precision": ({"inputs": [tensor(datatype="FP16")]}, "inputs[0].datatype: got FP16; allowed: FP32"),
+    "bytes": ({"inputs": [tensor(datatype="BYTES", data=["a"])]}, "inputs[0].datatype: got BYTES"),
+    "a product that overflows": (
+        {"inputs": [tensor(shape=[2**62, 2**62, 8, 8])]},
+        "inputs[0].shape: got [4611686018427387904, ",
+    ),
+    "a size of 4,000 digits": ({"inputs": [tensor(shape=[10**3999, 3, 8, 8])]}, "inputs[0].shape: got [1000"),
+    "half a character as a key": ({"inputs": [tensor()], "\ud800": 1}, "body.?: got it"),
+    "half a character as a value": ({"inputs": [tensor(name="\ud800")]}, "inputs[0].name: got ?"),
     "null": ({"inputs": [tensor(data=None)]}, "inputs[0].data: got something else"),
     "above 1": ({"inputs": [tensor(data=[255] * 384)]}, "inputs[0].data: got values from 255 to 255"),
     "below 0": ({"inputs": [tensor(data=[-0.1] * 384)]}, "inputs[0].data: got values from -0.1"),
@@ -189,6 +211,29 @@ def test_what_is_wrong_is_named_in_the_protocols_form(http: httpx.Client, case: 
     answer = http.post(INFER, content=json.dumps(request))
     assert (answer.status_code, list(answer.json())) == (422, ["error"])
     assert answer.json()["error"].startswith(says), answer.json()
+
+
+@pytest.mark.parametrize("depth", [100, *range(900, 1000, 7), *range(980, 1000)])
+def test_deep_nesting_is_refused_however_deep_the_reader_goes(http: httpx.Client, depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    inputs = f'{{"inputs": {nested}}}', f'{{"inputs": [{json.dumps(tensor(data=None))[:-5]}{nested}}}]}}'
+    answers = [http.post(INFER, content=content) for content in inputs]
+    answers.append(http.post("/v2/repository/index", content=f'{{"ready": {nested}}}'))
+    for answer in answers:
+        assert (answer.status_code in (400, 422), list(answer.json())) == (True, ["error"])
+
+
+def test_an_id_comes_back_whatever_its_characters(http: httpx.Client) -> None:
+    for name in ("", "é\0", "\ud800"):
+        answer = http.post(INFER, content=json.dumps({"inputs": [tensor()], "id": name}))
+        assert answer.json()["id"] == name
+
+
+def test_a_large_body_of_nothing_is_refused_before_everybody_waits_for_it(http: httpx.Client) -> None:
+    begun = time.monotonic()
+    answer = http.post("/v2/repository/index", content=b'{"ready":[' + b"[]," * 5_000_000 + b"0]}")
+    assert (answer.status_code, answer.json()) == (413, {"error": "body: more than 4,096 bytes"})
+    assert time.monotonic() - begun < 5
 
 
 def body(x: bytes, **replaced: Any) -> bytes:
