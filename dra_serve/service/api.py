@@ -2,10 +2,10 @@
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request
@@ -40,6 +40,7 @@ from dra_serve.service.schemas import (
 from dra_serve.service.settings import Settings
 from dra_serve.service.statistics import Statistics
 
+T = TypeVar("T")
 _DOCS = Path(__file__).parent / "docs.html"
 _PREDICT_THREADS = 2
 _PREDICT_QUEUE = 64  # images to decode, and again images that wait for a model
@@ -72,17 +73,33 @@ class Service:
         fields = inputs.parse(PredictFields)
         model = self.registry.get(fields.model)
 
-        def work(_: Any) -> np.ndarray:
-            return to_float(np.stack(_decode(inputs, model, resize=fields.resize)))
+        def read() -> tuple[np.ndarray, None]:
+            return to_float(np.stack(_decode(inputs, model, resize=fields.resize))), None
 
-        logits = await self.logits(model, await self.predictions.run(work, request), request)
+        logits, _ = await self.logits(model, read, request)
         predictions = [to_prediction(row, model.classes, fields.top_k) for row in logits]
         return PredictOut(model=model.name, predictions=[PredictionOut.of(p) for p in predictions])
 
-    async def logits(self, model: OnnxClassifier, x: np.ndarray, request: Request) -> np.ndarray:
-        """Return the model's logits (N, K), computed in one call with whatever else waits for it."""
-        asked = asyncio.ensure_future(self._batchers[model.name].ask(x))
-        return await while_connected(asked, request)
+    async def logits(
+        self, model: OnnxClassifier, read: Callable[[], tuple[np.ndarray, T]], request: Request
+    ) -> tuple[np.ndarray, T]:
+        """Return the model's logits (N, K) of the images that `read` returns, and what came with them.
+
+        An idle model answers in the thread that has read them, a busy one in its next call, together with
+        whatever else waits for it.
+        """
+        batcher, loop = self._batchers[model.name], asyncio.get_running_loop()
+
+        def work(_: Any) -> tuple[np.ndarray, T, np.ndarray | None]:
+            x, rest = read()
+            return x, rest, batcher.answer_now(x, loop)
+
+        x, rest, logits = await self.predictions.run(work, request)
+        if logits is None:
+            logits = await while_connected(asyncio.ensure_future(batcher.ask(x)), request)
+        if not np.isfinite(logits).all():
+            raise FloatingPointError(f"{model.name}: logits that are not finite")
+        return logits, rest
 
     async def read_attack(self, request: Request) -> AttackJob:
         """Return the attack a request asks for, decoded and checked."""

@@ -6,7 +6,7 @@ the binary, configuration and statistics extensions. Errors are the protocol's, 
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -17,7 +17,6 @@ import dra_serve
 from dra_serve.checks import check_images
 from dra_serve.errors import BadRequest, MalformedRequest, TooLarge, UnknownModel, UnsupportedFormat
 from dra_serve.onnx_classifier import OnnxClassifier
-from dra_serve.service.admission import Pool
 from dra_serve.service.inputs import MAX_IMAGES
 from dra_serve.service.open_inference_schemas import (
     INDEX_BODY,
@@ -36,6 +35,7 @@ from dra_serve.service.registry import Registry
 from dra_serve.service.statistics import Statistics
 from dra_serve.service.tensors import HEADER, InferRequest, read_request, write_answer
 
+T = TypeVar("T")
 VERSION = "1"
 _LONGEST_INDEX = 4096
 
@@ -44,11 +44,12 @@ class Service(Protocol):
     """What the routes need of `api.Service`."""
 
     registry: Registry
-    predictions: Pool
     statistics: dict[str, Statistics]
 
     async def require_ready(self) -> None: ...
-    async def logits(self, model: OnnxClassifier, x: np.ndarray, request: Request) -> np.ndarray: ...
+    async def logits(
+        self, model: OnnxClassifier, read: Callable[[], tuple[np.ndarray, T]], request: Request
+    ) -> tuple[np.ndarray, T]: ...
 
 
 def add_v2(app: FastAPI, service: Service) -> None:
@@ -139,13 +140,12 @@ async def _infer(service: Service, model: OnnxClassifier, request: Request) -> R
         raise UnsupportedFormat(detail, field="Content-Encoding")
     body, length = await request.body(), request.headers.get(HEADER)
 
-    def read(_: Any) -> InferRequest:
+    def read() -> tuple[np.ndarray, InferRequest]:
         asked = read_request(body, length, model.input_shape, max_images=MAX_IMAGES)
         check_images(asked.x, model.input_shape, field="inputs[0].data")
-        return asked
+        return asked.x, asked
 
-    asked = await service.predictions.run(read, request)
-    logits = await service.logits(model, asked.x, request)
+    logits, asked = await service.logits(model, read, request)
     answer, head = await run_in_threadpool(write_answer, asked, logits, model=model.name, version=VERSION)
     if head is None:
         return Response(answer, media_type="application/json")

@@ -44,18 +44,18 @@ class Statistics:
     def add(self, call: Call) -> None:
         """Count one call of the model."""
         times = dict(zip(_PARTS, (call.stack_ns, call.run_ns, call.split_ns), strict=True))
-        asks, ran = len(call.waits), sum(times.values())
-        if call.failed:
-            self.fail.add(ran * call.failed, call.failed)
-        self.queue.add(sum(call.waits), asks)
-        if call.failed == asks:
+        ran = sum(times.values())
+        for ask in call.asks:
+            self.queue.add(ask.wait_ns)
+            (self.fail if ask.failed else self.success).add(ask.wait_ns + ran)
+        answered = [ask for ask in call.asks if not ask.failed]
+        if not answered:
             return
         self.last_inference = int(1000 * time.time())
-        self.images += call.images
+        self.images += sum(ask.images for ask in answered)
         self.calls += 1
-        self.success.add(sum(call.waits) + ran * (asks - call.failed), asks - call.failed)
         for name, ns in times.items():
-            self._compute[name].add(ns, asks)
+            self._compute[name].add(ns, len(answered))
             self._by_size[call.images][name].add(ns)
 
     def as_dict(self) -> dict[str, Any]:

@@ -71,6 +71,43 @@ async def test_an_idle_model_is_asked_at_once_and_alone() -> None:
 
 
 @in_loop
+async def test_an_idle_model_is_asked_in_the_thread_at_hand_and_counted() -> None:
+    model = Model()
+    model.go.set()
+    calls: list[Call] = []
+    own = batcher(model, calls)
+    loop = asyncio.get_running_loop()
+    assert_array_equal(own.answer_now(image(0.5), loop), [[2, -2]])
+    with pytest.raises(BadRequest):
+        own.answer_now(image(2.0), loop)
+    await asyncio.sleep(0)
+    assert [[(ask.images, ask.wait_ns, ask.failed) for ask in call.asks] for call in calls] == [
+        [(1, 0, False)],
+        [(1, 0, True)],
+    ]
+
+
+@in_loop
+async def test_nobody_goes_before_those_who_wait_and_no_two_ask_at_once() -> None:
+    model = Model()
+    own = batcher(model)
+    loop = asyncio.get_running_loop()
+    at_hand = asyncio.create_task(asyncio.to_thread(own.answer_now, image(0.25), loop))
+    await asyncio.to_thread(model.entered.wait, 10)
+    assert own.answer_now(image(0.5), loop) is None  # another thread asks the model
+    asks = [asyncio.create_task(own.ask(image(k / 4))) for k in (2, 3)]
+    await asyncio.sleep(0.05)
+    assert model.sizes == [1]
+    assert own.answer_now(image(0.5), loop) is None  # others wait for it
+    model.go.set()
+    assert_array_equal(await at_hand, [[1, -1]])
+    assert_array_equal(np.concatenate(await asyncio.gather(*asks))[:, 0], [2, 3])
+    assert model.sizes == [1, 2]
+    await own.close()
+    assert own.answer_now(image(0.5), loop) is None
+
+
+@in_loop
 async def test_what_comes_while_the_model_is_busy_shares_the_next_call() -> None:
     model = Model()
     calls: list[Call] = []
@@ -83,11 +120,7 @@ async def test_what_comes_while_the_model_is_busy_shares_the_next_call() -> None
     assert model.sizes == [1, 4, 1]  # in order, no call above four images
     for answer, k, n in zip(answers, range(5), (1, 1, 2, 1, 1), strict=True):
         assert_array_equal(answer, [[k / 2, -k / 2]] * n)
-    assert [(call.images, len(call.waits), call.failed) for call in calls] == [
-        (1, 1, 0),
-        (4, 3, 0),
-        (1, 1, 0),
-    ]
+    assert [[ask.images for ask in call.asks] for call in calls] == [[1], [1, 2, 1], [1]]
 
 
 @in_loop
@@ -146,7 +179,7 @@ async def test_a_bad_image_fails_alone() -> None:
     assert_array_equal(also_good, [[2, -2]])
     assert isinstance(bad, BadRequest)
     assert isinstance(misshapen, BadRequest)
-    assert [call.failed for call in calls] == [0, 2]
+    assert [[ask.failed for ask in call.asks] for call in calls] == [[False], [False, True, False, True]]
 
 
 @in_loop
@@ -174,8 +207,13 @@ async def test_statistics_are_of_images_calls_and_waits() -> None:
     model.go.set()
     await asyncio.gather(*asks, return_exceptions=True)
     told = statistics.as_dict()
-    assert (told["inference_count"], told["execution_count"]) == (4, 2)
-    assert [told["inference_stats"][name]["count"] for name in ("success", "fail", "queue")] == [3, 1, 4]
-    assert told["inference_stats"]["queue"]["ns"] > 3 * 0.04e9  # three waited those 50 ms
+    stats = told["inference_stats"]
+    assert (told["inference_count"], told["execution_count"]) == (3, 2)  # answered images, and calls for them
+    assert [stats[name]["count"] for name in ("success", "fail", "queue")] == [3, 1, 4]
+    assert stats["queue"]["ns"] > 3 * 0.04e9  # three waited those 50 ms
+    assert stats["fail"]["ns"] > 0.04e9  # the one that failed had waited as well
+    assert stats["success"]["ns"] > 2 * 0.04e9
+    computed = sum(stats[f"compute_{part}"]["count"] for part in ("input", "infer", "output"))
+    assert computed == 3 * stats["success"]["count"]
     assert [entry["batch_size"] for entry in told["batch_stats"]] == [1, 3]
     assert abs(told["last_inference"] / 1000 - time.time()) < 10

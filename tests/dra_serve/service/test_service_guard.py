@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import onnx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -158,6 +159,22 @@ def test_all_bodies_together_have_a_limit_and_leave_room_when_they_are_answered(
     assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
     assert second.json() == {"error": "too many large bodies at once; try again"}
     assert (small.status_code, first.status_code, third.status_code) == (200, 415, 400)
+
+
+def test_a_model_that_answers_no_numbers_is_our_fault_on_every_route(
+    model: OnnxClassifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(Registry([model]), Settings(ui=False))
+    model._forward = lambda x: [np.full((len(x), len(CLASSES)), np.nan, np.float32)]  # type: ignore[assignment]
+    x = {"name": "x", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [0.5] * 192}
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+    answers = [
+        _ask(app, "POST", "/v1/predict", **PNG),
+        _ask(app, "POST", "/v2/models/tiny/infer", json={"inputs": [x]}),
+        _ask(app, "POST", "/v2/models/tiny/infer", json={"inputs": [x], "outputs": outputs}),
+    ]
+    assert [answer.status_code for answer in answers] == [500] * 3
+    assert "logits that are not finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("charset", ["unicode_escape", "utf-16", "undefined", "idna", "nonsense", ""])
