@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -102,11 +103,20 @@ def _weight_files(path: Path) -> list[Path]:
         return []
     names = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in _tensors(model.graph)
         for entry in tensor.external_data
         if entry.key == "location"
     }
     return [path.parent / name for name in sorted(names)]
+
+
+def _tensors(graph: "onnx.GraphProto") -> "Iterator[onnx.TensorProto]":
+    """Yield every tensor a graph holds, those of Constant nodes and of graphs inside it too."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _read(path: Path, folder: Path) -> Derived | None:

@@ -15,8 +15,8 @@ TOLERANCE = 0.01
 class Slope:
     """error: of the gradient's slopes against the measured ones, relative, at the step where it is least.
 
-    noise: how far float32's rounding of the logits alone may move the measured slopes at that step,
-    relative. Where it is above the tolerance the error says nothing.
+    noise: how far the rounding of the logits alone, to float32 or float16, may move the measured slopes at
+    that step, relative. Where it is above the tolerance the error says nothing.
     """
 
     error: float
@@ -25,7 +25,7 @@ class Slope:
     def words(self) -> str:
         """Return one phrase for the user."""
         if self.noise > TOLERANCE:
-            return "finite differences say nothing of its gradient: float32 rounds their steps away"
+            return "finite differences say nothing of its gradient: rounding takes their steps away"
         if not self.error <= TOLERANCE:  # nan too
             return f"WARNING: finite differences differ from its gradient by {self.error:.1%}"
         return f"finite differences agree with its gradient to {self.error:.1g}"
@@ -43,17 +43,26 @@ def measure_slope(model: Classifier) -> Slope:
     best, second = np.argsort(-model.logits(x)[0], kind="stable")[:2]
     _, _, grad = model.loss_and_grad(x, np.array([best]), "margin")
     signs = rng.choice(np.array([-1, 1], np.float32), (DIRECTIONS, *model.input_shape))
-    directions = np.concatenate([signs, np.sign(grad)])
+    directions = np.concatenate([signs, np.sign(grad)]) if grad.any() else signs
     said = (directions * grad.astype(np.float64)).sum(axis=(1, 2, 3))
-    size = float(np.linalg.norm(said)) or 1e-30
     found = []
     for step in STEPS:
         up, down = x + np.float32(step) * directions, x - np.float32(step) * directions
         logits = [np.concatenate([model.logits(row[None]) for row in side]) for side in (up, down)]
         leads = [z[:, second].astype(np.float64) - z[:, best] for z in logits]
-        wide = (up.astype(np.float64) - down).reshape(len(up), -1).max(axis=1)  # as float32 holds it
+        wide = np.abs(up.astype(np.float64) - down).reshape(len(up), -1).max(axis=1)  # as float32 holds it
         measured = (leads[0] - leads[1]) / wide
-        noise = np.abs(logits[0]).max() * 2e-7 / step * np.sqrt(len(directions))
-        found.append(Slope(float(np.linalg.norm(measured - said)) / size, float(noise) / size))
+        noise = np.abs(logits[0]).max() * _rounding(logits[0]) / step * np.sqrt(len(directions))
+        size = max(_length(said), _length(measured), 1e-30)  # a gradient of zero is wrong by 100 %
+        found.append(Slope(_length(measured - said) / size, float(noise) / size))
     clear = [slope for slope in found if slope.noise <= TOLERANCE]
     return min(clear or found, key=lambda slope: slope.error)
+
+
+def _length(slopes: np.ndarray) -> float:
+    return float(np.linalg.norm(slopes))
+
+
+def _rounding(logits: np.ndarray) -> float:
+    """Return how far the numbers of the logits' format lie apart, relative, with some room."""
+    return 1e-3 if np.array_equal(logits, logits.astype(np.float16).astype(np.float32)) else 2e-7

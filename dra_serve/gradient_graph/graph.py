@@ -66,13 +66,26 @@ class Graph:
         **attributes: Any,
     ) -> str:
         """Append a node and return the name of output number `take` of its `outputs`."""
-        names = [v if isinstance(v, str) else self.constant(v) for v in inputs]
+        names = [self.constant(v) if not isinstance(v, str) else v for v in inputs]
+        if operator not in FORWARD_ONLY:
+            names = [self._single(name) for name in names]
         key = (operator, *names, name, repr(sorted(attributes.items())))
         if key not in self._made:
             made = self._made[key] = [name or f"grad/{len(self._made)}.{i}" for i in range(outputs)]
             self.nodes.append(helper.make_node(operator, names, made, name=made[0], **attributes))
         output: str = self._made[key][take]
         return output
+
+    def _single(self, name: str) -> str:
+        """Return a value as float32, in which gradients are calculated whatever the network calculates in."""
+        if self.type.get(name) not in (np.float16, np.float64):
+            return name
+        key = ("float32", name)
+        if key not in self._made:
+            made = self._made[key] = f"grad/{len(self._made)}"
+            self.nodes.append(helper.make_node("Cast", [name], [made], name=made, to=onnx.TensorProto.FLOAT))
+        single: str = self._made[key]
+        return single
 
     def constant(self, value: float | Sequence[int] | np.ndarray[Any, Any]) -> str:
         """Return the name of an initializer holding `value`; equal ones are stored once."""

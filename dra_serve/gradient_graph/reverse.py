@@ -66,7 +66,7 @@ def _reverse(G: Graph, grad_logits: str) -> tuple[str, set[str]]:
         for name, part in parts:
             grads[name] = add(G, grads[name], part) if name in grads else part
             if name in G.shape:
-                G.shape[grads[name]], G.type[grads[name]] = G.shape[name], G.type[name]
+                G.shape[grads[name]], G.type[grads[name]] = G.shape[name], np.dtype(np.float32)
     if G.x not in grads:
         last = G.producer[G.logits]
         raise NoDerivative(

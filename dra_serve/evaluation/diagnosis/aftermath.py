@@ -50,10 +50,8 @@ def claims(receipts: Iterable[Mapping[str, Any]]) -> Measured:
     widths = [few_images(round(r["robust_accuracy"] * r["n"]), r["n"]) for r in receipts]
     if not widths:
         return Measured("no receipt with this model", False)
-    worst = [m for m in widths if m.fault] or widths
-    return Measured(
-        f"{len(widths)} receipt{'' if len(widths) == 1 else 's'}; {worst[0].text}", worst[0].fault
-    )
+    shown = next((m for m in widths if m.fault), widths[0])
+    return Measured(f"{len(widths)} receipt{'' if len(widths) == 1 else 's'}; {shown.text}", shown.fault)
 
 
 def _black_box_gains(runs: Sequence[tuple[str, int]], n: int) -> list[str]:

@@ -88,7 +88,7 @@ class NumpyModel:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Return (N, K)."""
-        return _numpy(self.model.logits(self.as_array(np.array(x))))
+        return as_numpy(self.model.logits(self.as_array(np.array(x))))
 
     def loss_and_grad(
         self, x: np.ndarray, y: np.ndarray, loss: Loss = "ce", target: np.ndarray | None = None
@@ -96,7 +96,7 @@ class NumpyModel:
         """Return logits (N, K), loss (N,) and its gradient at x."""
         towards = None if target is None else self.as_array(target)
         outputs = self.model.loss_and_grad(self.as_array(np.array(x)), self.as_array(y), loss, towards)
-        logits, value, grad = map(_numpy, outputs)
+        logits, value, grad = map(as_numpy, outputs)
         return logits, value, grad
 
 
@@ -120,5 +120,6 @@ def _unit(logits: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _numpy(array: Array) -> np.ndarray:
+def as_numpy(array: Array) -> np.ndarray:
+    """Return any library's array, on any device, as NumPy's."""
     return np.asarray(to_device(array, "cpu"))

@@ -84,6 +84,11 @@ class Softmax(Linear):
         return super().gradient(x, p * (slope - (p * slope).sum(1, keepdims=True)))
 
 
+class HalfSoftmax(Softmax):
+    def answer(self, x):
+        return super().answer(x).astype(np.float16).astype(np.float32)
+
+
 class Half(Linear):
     def answer(self, x):
         return super().answer(x).astype(np.float16).astype(np.float32)

@@ -125,6 +125,25 @@ def test_labels_in_another_order_leave_the_model_at_chance() -> None:
     assert warned(broken.Linear(), images=(x, (y + 1) % broken.K)) == {"clean-at-chance"}
 
 
+def test_a_lucky_guesser_is_still_at_chance() -> None:
+    x, _ = broken.images(64)
+    right = broken.Linear().logits(x).argmax(1)
+    y = np.where(np.arange(64) < 17, right, (right + 1) % broken.K)  # 12.8 by guessing
+    assert warned(broken.Linear(), images=(x, y)) == {"clean-at-chance"}
+    y = np.where(np.arange(64) < 22, right, (right + 1) % broken.K)
+    assert warned(broken.Linear(), images=(x, y)) == set()
+
+
+def test_a_softmax_in_half_precision_does_not_sum_to_one_and_is_seen() -> None:
+    assert "probabilities" in warned(broken.HalfSoftmax(), checks=only("probabilities"))
+
+
+def test_where_no_gradient_can_be_compared_nothing_is_claimed() -> None:
+    x, y = broken.images(16)
+    (finding,) = diagnose(Case.of(broken.Flat(), x, y), only("wrong-gradient"))
+    assert finding.measured == "no image has a slope to compare it with"
+
+
 def test_saturated_ce_is_told_from_a_gradient_that_is_nowhere() -> None:
     saturated, flat = (
         found(model, checks=only("zero-gradients"))["zero-gradients"].measured
