@@ -7,8 +7,7 @@ same seed gives the same answer whatever the batch, a finished image is attacked
 from dra_serve.attacks.fab import fab_smallest
 from dra_serve.attacks.fgsm import fgsm
 from dra_serve.attacks.fmn import fmn_smallest, margins
-from dra_serve.attacks.parameters import PgdParameters
-from dra_serve.attacks.pgd import perturb, pgd, random_start
+from dra_serve.attacks.pgd import PgdParameters, perturb, pgd, random_start
 from dra_serve.attacks.registry import ATTACKS, Attack, attack, get_attack
 from dra_serve.attacks.result import AttackResult, StepReport
 

@@ -5,19 +5,17 @@ the current iterate already fools, those leave the batch, and nothing follows th
 cheaper `logits` judges it. Which images fall is the same.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dra_serve.attacks.apgd_schedule import Schedule, checkpoints
 from dra_serve.attacks.inputs import check_inputs, example_noise
 from dra_serve.attacks.norms import Norm, clip, get_norm, per_image
-from dra_serve.attacks.parameters import MAX_RESTARTS, MAX_SEED, MAX_STEPS, radius_within
+from dra_serve.attacks.parameters import Parameters, Restarts, Seed, Steps
 from dra_serve.attacks.progress import Progress, choose
 from dra_serve.attacks.result import AttackResult, OnStep
-from dra_serve.checked import trusting
-from dra_serve.checks import check_integer
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier, Loss
 
 _MOMENTUM = 0.25  # how much of the step before last is kept: 1 - alpha in the paper
@@ -25,45 +23,12 @@ _FIRST_STEP = 2.0  # the first step's size, in radii
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApgdParameters:
-    """Every value in force. eps in units of x; made by `resolve_apgd`, so always valid."""
+class ApgdParameters(Parameters):
+    """APGD's. The checkpoints scale with the steps."""
 
-    norm: str
-    eps: float
-    steps: int
-    restarts: int
-    seed: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.restarts * self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        return asdict(self)
-
-
-def resolve_apgd(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    steps: int = 100,
-    restarts: int = 1,
-    seed: int = 0,
-) -> ApgdParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    eps: as for PGD. steps: 1 to 10,000; the checkpoints scale with it. restarts: 1 to 100.
-    Raises BadRequest naming the first field at fault.
-    """
-    return ApgdParameters(
-        norm=norm,
-        eps=radius_within(eps, get_norm(norm).largest(input_shape), field="eps"),
-        steps=check_integer(steps, 1, MAX_STEPS, field="steps"),
-        restarts=check_integer(restarts, 1, MAX_RESTARTS, field="restarts"),
-        seed=check_integer(seed, 0, MAX_SEED, field="seed"),
-    )
+    steps: Steps
+    restarts: Restarts
+    seed: Seed
 
 
 def apgd_ce(
@@ -83,7 +48,7 @@ def apgd_ce(
 ) -> AttackResult:
     """Return the strongest perturbation of each image that APGD finds on the cross-entropy.
 
-    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve_apgd`.
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. The rest as in `ApgdParameters`.
     An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps), at a start or
     after any step; it is not attacked further. One never fooled comes back as its highest-loss iterate.
 
@@ -94,10 +59,10 @@ def apgd_ce(
 
     Raises BadRequest naming the field; NoGradient if the model has no gradient or a non-finite one.
     """
-    parameters = resolve_apgd(
+    p = ApgdParameters.resolve(
         model.input_shape, norm=norm, eps=eps, steps=steps, restarts=restarts, seed=seed
     )
-    return _apgd(model, x, y, "ce", parameters, target, indices, deadline, on_step)
+    return _apgd(model, x, y, "ce", p, target, indices, Watch(deadline, on_step))
 
 
 def apgd_dlr(
@@ -119,10 +84,10 @@ def apgd_dlr(
 
     Arguments, result and errors as in `apgd_ce`. With two classes the loss is the margin.
     """
-    parameters = resolve_apgd(
+    p = ApgdParameters.resolve(
         model.input_shape, norm=norm, eps=eps, steps=steps, restarts=restarts, seed=seed
     )
-    return _apgd(model, x, y, "dlr", parameters, target, indices, deadline, on_step)
+    return _apgd(model, x, y, "dlr", p, target, indices, Watch(deadline, on_step))
 
 
 def _apgd(
@@ -133,16 +98,14 @@ def _apgd(
     p: ApgdParameters,
     target: Any,
     indices: Any,
-    deadline: float | None,
-    on_step: OnStep | None,
+    watch: Watch,
 ) -> AttackResult:
-    goal, ids = check_inputs(model, x, y, target, indices, loss)
-    progress = Progress(x, goal, model.logits(x), budget=p.total_steps, watched=on_step is not None)
+    model, goal, ids = check_inputs(model, x, y, target, indices, loss)
+    progress = Progress(x, goal, model.logits(x), budget=p.total_steps, watch=watch)
     for restart in range(p.restarts):
         if not progress.begin(sphere_start(p, ids, restart)):
             break
-        if not climb(model, progress, p, restart, deadline, on_step):
-            break
+        climb(model, progress, p)
     return progress.result()
 
 
@@ -160,27 +123,10 @@ def sphere_start(p: ApgdParameters, ids: Array, run: int) -> Callable[[Array, Ar
     return start
 
 
-def climb(
-    model: Classifier,
-    progress: Progress,
-    p: ApgdParameters,
-    run: int,
-    deadline: float | None,
-    on_step: OnStep | None,
-) -> bool:
-    """Run APGD once, from progress.x_adv, on the images open; return whether another run may follow.
-
-    run: how many came before, at p.steps steps each.
-    """
-    ball, looks, model = get_norm(p.norm), dict(_windows(p.steps)), trusting(model)
-    for taken in range(p.steps + 1):
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        seen = progress.visit(model, steps_done=run * p.steps + taken, last=taken == p.steps)
-        if taken > 0 and on_step is not None and on_step(progress.report()) is False:
-            return False
-        if seen.grad is None or not progress.is_open:
-            break
+def climb(model: Classifier, progress: Progress, p: ApgdParameters) -> None:
+    """Run APGD once, from progress.x_adv, on the images open."""
+    ball, looks = get_norm(p.norm), dict(_windows(p.steps))
+    for taken, seen in enumerate(progress.visits(model, p.steps)):
         here = _Point(progress.x_adv, seen.loss, seen.grad)
         if taken == 0:
             best, before = here, here.x_adv
@@ -197,7 +143,6 @@ def climb(
             ball, progress.x, here, before, schedule.size, p.eps, momentum=_MOMENTUM if taken else 0.0
         )
         before = here.x_adv
-    return True
 
 
 @dataclass(frozen=True)

@@ -3,47 +3,22 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dra_serve.attacks.apgd import ApgdParameters, climb, resolve_apgd, sphere_start
+from dra_serve.attacks.apgd import ApgdParameters, climb, sphere_start
 from dra_serve.attacks.inputs import check_inputs
 from dra_serve.attacks.objective import Objective
+from dra_serve.attacks.parameters import Targets
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.targets import likeliest_targets
-from dra_serve.checks import check_integer
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier
-
-MAX_TARGETS = 999
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApgdTargetedParameters(ApgdParameters):
-    """Those of APGD, for each of at most `targets` classes."""
+    """APGD's, steps and restarts for each target. A model of K classes has no more than K - 1 targets."""
 
-    targets: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.targets * self.restarts * self.steps
-
-
-def resolve_apgd_t(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    steps: int = 100,
-    restarts: int = 1,
-    targets: int = 9,
-    seed: int = 0,
-) -> ApgdTargetedParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    steps, restarts: for each target. targets: 1 to 999; a model of K classes has no more than K - 1.
-    The rest as in `resolve_apgd`. Raises BadRequest naming the first field at fault.
-    """
-    common = resolve_apgd(input_shape, norm=norm, eps=eps, steps=steps, restarts=restarts, seed=seed)
-    targets = check_integer(targets, 1, MAX_TARGETS, field="targets")
-    return ApgdTargetedParameters(**common.as_dict(), targets=targets)
+    targets: Targets
 
 
 def apgd_t(
@@ -69,18 +44,17 @@ def apgd_t(
     Arguments, result and errors otherwise as in `apgd_ce`. With fewer than four classes the loss divides
     by what there is (see `losses`).
     """
-    p = resolve_apgd_t(
+    p = ApgdTargetedParameters.resolve(
         model.input_shape, norm=norm, eps=eps, steps=steps, restarts=restarts, targets=targets, seed=seed
     )
-    untargeted, ids = check_inputs(model, x, y, None, indices, "margin")
+    model, untargeted, ids = check_inputs(model, x, y, None, indices, "margin")
     logits = model.logits(x)
     order = likeliest_targets(logits, untargeted.y, p.targets)
     p = replace(p, targets=order.shape[1])
     goals = [Objective("dlr_targeted", untargeted.y, guide=order[:, rank]) for rank in range(p.targets)]
-    progress = Progress(x, goals[0], logits, budget=p.total_steps, watched=on_step is not None)
+    progress = Progress(x, goals[0], logits, budget=p.total_steps, watch=Watch(deadline, on_step))
     for run in range(p.targets * p.restarts):
         if not progress.begin(sphere_start(p, ids, run), goal=goals[run // p.restarts]):
             break
-        if not climb(model, progress, p, run, deadline, on_step):
-            break
+        climb(model, progress, p)
     return progress.result()

@@ -4,61 +4,26 @@ Each step linearises z_t - z_y, projects the iterate and the clean image onto it
 between the two, a little beyond; an iterate that fools the model is drawn back towards the clean image.
 """
 
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dra_serve.attacks.fab_step import Iterate, advance
 from dra_serve.attacks.inputs import check_inputs
 from dra_serve.attacks.norms import get_norm
-from dra_serve.attacks.parameters import MAX_STEPS, radius_within
+from dra_serve.attacks.parameters import Parameters, Steps, Targets
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.smallest import Found, Smallest
 from dra_serve.attacks.targets import likeliest_targets
-from dra_serve.checked import trusting
-from dra_serve.checks import check_integer
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier
-
-MAX_TARGETS = 999
 
 
 @dataclass(frozen=True, kw_only=True)
-class FabParameters:
-    """Every value in force. eps in units of x; made by `resolve_fab_t`, so always valid."""
+class FabParameters(Parameters):
+    """FAB-T's, the steps for each target. A model of K classes has no more than K - 1 targets."""
 
-    norm: str
-    eps: float
-    steps: int
-    targets: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.targets * self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        return asdict(self)
-
-
-def resolve_fab_t(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    steps: int = 100,
-    targets: int = 9,
-) -> FabParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    eps: as for PGD. steps: 1 to 10,000, for each target. targets: 1 to 999; a model of K classes has no
-    more than K - 1. Raises BadRequest naming the first field at fault.
-    """
-    return FabParameters(
-        norm=norm,
-        eps=radius_within(eps, get_norm(norm).largest(input_shape), field="eps"),
-        steps=check_integer(steps, 1, MAX_STEPS, field="steps"),
-        targets=check_integer(targets, 1, MAX_TARGETS, field="targets"),
-    )
+    steps: Steps
+    targets: Targets
 
 
 def fab_t(
@@ -76,7 +41,7 @@ def fab_t(
 ) -> AttackResult:
     """Return, of the perturbations FAB-T finds, one of size eps at most for each image.
 
-    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve_fab_t`.
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. The rest as in `FabParameters`.
     An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps), or on an iterate
     no farther than eps; it is attacked no further. One never fooled comes back as x.
 
@@ -86,8 +51,8 @@ def fab_t(
 
     Raises BadRequest naming the field; NoGradient if the model has no gradient or a non-finite one.
     """
-    p = resolve_fab_t(model.input_shape, norm=norm, eps=eps, steps=steps, targets=targets)
-    return _fab(model, x, y, p, indices, deadline, on_step).result()
+    p = FabParameters.resolve(model.input_shape, norm=norm, eps=eps, steps=steps, targets=targets)
+    return _fab(model, x, y, p, p.eps, indices, Watch(deadline, on_step)).result()
 
 
 def fab_smallest(
@@ -104,8 +69,8 @@ def fab_smallest(
 
     Arguments and errors as in `fab_t`. Every image gets the whole budget.
     """
-    p = resolve_fab_t(model.input_shape, norm=norm, eps=0, steps=steps, targets=targets)
-    return _fab(model, x, y, p, None, deadline, None, seek=True).found()
+    p = FabParameters.resolve(model.input_shape, norm=norm, eps=0, steps=steps, targets=targets)
+    return _fab(model, x, y, p, None, None, Watch(deadline, None)).found()
 
 
 def _fab(
@@ -113,22 +78,18 @@ def _fab(
     x: Array,
     y: Any,
     p: FabParameters,
+    enough: float | None,
     indices: Any,
-    deadline: float | None,
-    on_step: OnStep | None,
-    *,
-    seek: bool = False,
+    watch: Watch,
 ) -> Smallest:
-    goal, _ = check_inputs(model, x, y, None, indices, "margin")
+    """Return the books of the search for perturbations of size `enough`, or of the smallest (None)."""
+    model, goal, _ = check_inputs(model, x, y, None, indices, "margin")
     logits = model.logits(x)
     order = likeliest_targets(logits, goal.y, p.targets)
     p = replace(p, targets=order.shape[1])
-    idle = p.eps == 0 and not seek  # nothing but the clean image is that near
-    books = Smallest(
-        x, goal, logits, norm=p.norm, enough=None if seek else p.eps, budget=0 if idle else p.total_steps
-    )
-    for run in range(0 if idle else p.targets):
-        if not books.is_open or not _descend(model, books, order[:, run], p, run, deadline, on_step):
+    books = Smallest(x, goal, logits, norm=p.norm, enough=enough, budget=p.total_steps)
+    for run in range(p.targets):
+        if not books.is_open or not _descend(model, books, order[:, run], p, run, watch):
             break
     return books
 
@@ -139,17 +100,16 @@ def _descend(
     target: Array,
     p: FabParameters,
     run: int,
-    deadline: float | None,
-    on_step: OnStep | None,
+    watch: Watch,
 ) -> bool:
     """Lead the open images to their target for p.steps steps; return whether another may follow."""
-    ball, model, here = get_norm(p.norm), trusting(model), Iterate.begin(books.x, target[books.rows])
+    ball, here = get_norm(p.norm), Iterate.begin(books.x, target[books.rows])
     for taken in range(1, p.steps + 1):
-        if deadline is not None and time.monotonic() >= deadline:
+        if watch.time_is_up():
             return False
         here = advance(model, books, ball, here)
         kept = books.finish_step(run * p.steps + taken)
-        if on_step is not None and on_step(books.report()) is False:
+        if watch.says_stop(books.report):
             return False
         if kept is not None:
             if not books.is_open:

@@ -5,19 +5,17 @@ it does not, and starts at the distance of the boundary as the first gradient se
 """
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from array_api_compat import array_namespace
 
 from dra_serve.attacks.inputs import check_inputs
 from dra_serve.attacks.norms import Norm, clip, get_norm
-from dra_serve.attacks.parameters import MAX_STEPS, radius_within
+from dra_serve.attacks.parameters import Parameters, Steps
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.smallest import Found, Smallest
-from dra_serve.checked import trusting
-from dra_serve.checks import check_integer
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier
 
 _ALPHA = (1.0, 0.01)  # the step's l2 length, first and last
@@ -27,39 +25,10 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class FmnParameters:
-    """Every value in force. eps in units of x; made by `resolve_fmn`, so always valid."""
+class FmnParameters(Parameters):
+    """FMN's. What is found beyond eps does not count; below 100 steps the radius has no time to settle."""
 
-    norm: str
-    eps: float
-    steps: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        return asdict(self)
-
-
-def resolve_fmn(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    steps: int = 100,
-) -> FmnParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    eps: as for PGD; what is found beyond it does not count. steps: 1 to 10,000; below 100 the radius
-    has no time to settle. Raises BadRequest naming the first field at fault.
-    """
-    return FmnParameters(
-        norm=norm,
-        eps=radius_within(eps, get_norm(norm).largest(input_shape), field="eps"),
-        steps=check_integer(steps, 1, MAX_STEPS, field="steps"),
-    )
+    steps: Steps
 
 
 def fmn(
@@ -77,7 +46,7 @@ def fmn(
 ) -> AttackResult:
     """Return, of the perturbations FMN finds on the margin, one of size eps at most for each image.
 
-    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve_fmn`.
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. The rest as in `FmnParameters`.
     An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps), or on an iterate
     no farther than eps; it is attacked no further. One never fooled comes back as x.
 
@@ -87,8 +56,8 @@ def fmn(
 
     Raises BadRequest naming the field; NoGradient if the model has no gradient or a non-finite one.
     """
-    p = resolve_fmn(model.input_shape, norm=norm, eps=eps, steps=steps)
-    return _fmn(model, x, y, p, p.eps, target, indices, deadline, on_step).result()
+    p = FmnParameters.resolve(model.input_shape, norm=norm, eps=eps, steps=steps)
+    return _fmn(model, x, y, p, p.eps, target, indices, Watch(deadline, on_step)).result()
 
 
 def fmn_smallest(
@@ -105,8 +74,8 @@ def fmn_smallest(
 
     Arguments and errors as in `fmn`. Every image gets the whole budget.
     """
-    p = resolve_fmn(model.input_shape, norm=norm, steps=steps)
-    return _fmn(model, x, y, p, None, target, None, deadline, None).found()
+    p = FmnParameters.resolve(model.input_shape, norm=norm, eps=0, steps=steps)
+    return _fmn(model, x, y, p, None, target, None, Watch(deadline, None)).found()
 
 
 def margins(
@@ -135,28 +104,23 @@ def _fmn(
     enough: float | None,
     target: Any,
     indices: Any,
-    deadline: float | None,
-    on_step: OnStep | None,
+    watch: Watch,
 ) -> Smallest:
-    goal, _ = check_inputs(model, x, y, target, indices, "margin")
-    idle = enough == 0  # nothing but the clean image is that near
-    books = Smallest(
-        x, goal, model.logits(x), norm=p.norm, enough=enough, budget=0 if idle else p.total_steps
-    )
-    if books.is_open and not idle:
-        _search(model, books, p, deadline, on_step)
+    """Return the books of the search for perturbations of size `enough`, or of the smallest (None)."""
+    model, goal, _ = check_inputs(model, x, y, target, indices, "margin")
+    books = Smallest(x, goal, model.logits(x), norm=p.norm, enough=enough, budget=p.total_steps)
+    if books.is_open:
+        _search(model, books, p, watch)
     return books
 
 
-def _search(
-    model: Classifier, books: Smallest, p: FmnParameters, deadline: float | None, on_step: OnStep | None
-) -> None:
+def _search(model: Classifier, books: Smallest, p: FmnParameters, watch: Watch) -> None:
     """Run p.steps steps from the clean images on the images open."""
     xp = array_namespace(books.x)
-    ball, model = get_norm(p.norm), trusting(model)
+    ball = get_norm(p.norm)
     x_now, radius = books.x, xp.full_like(books.size, xp.inf)
     for taken in range(p.steps + 1):
-        if deadline is not None and time.monotonic() >= deadline:
+        if watch.time_is_up():
             return
         if taken == p.steps:
             logits = model.logits(x_now)
@@ -166,7 +130,7 @@ def _search(
         books.record(x_now, logits, reached)
         if taken > 0:
             kept = books.finish_step(taken)
-            if on_step is not None and on_step(books.report()) is False:
+            if watch.says_stop(books.report):
                 return
             if not books.is_open:
                 return

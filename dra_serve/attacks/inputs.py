@@ -7,6 +7,7 @@ from array_api_compat import array_namespace, device
 
 from dra_serve.attacks.norms import Norm
 from dra_serve.attacks.objective import Objective
+from dra_serve.checked import trusting
 from dra_serve.checks import check_images, check_labels
 from dra_serve.classifier import Array, Classifier, Loss
 from dra_serve.errors import BadRequest
@@ -36,11 +37,13 @@ def example_noise(ball: Norm, x: Array, *, seed: int, ids: Any, stream: int) -> 
 
 def check_inputs(
     model: Classifier, x: Array, y: Any, target: Any, indices: Any, loss: Loss
-) -> tuple[Objective, Array]:
-    """Return the goal of the images x (N, C, H, W) and their noise ids (N,), or raise BadRequest.
+) -> tuple[Classifier, Objective, Array]:
+    """Return the model, the goal of the images x (N, C, H, W) and their noise ids (N,), or raise BadRequest.
 
-    The arguments as an attack takes them: target and indices may be None, the ids then are 0..N-1.
+    The arguments as an attack takes them: target and indices may be None, the ids then are 0..N-1. They are
+    checked here, so the model returned does not check again.
     """
+    xp = array_namespace(x)
     check_images(x, model.input_shape)
     n, classes = x.shape[0], len(model.classes)
     labels = check_labels(y, n, classes, like=x)
@@ -49,9 +52,12 @@ def check_inputs(
     if loss == "dlr_targeted":
         if target is None:
             raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
-        if n and bool(array_namespace(x).any(target == labels)):
+        if n and bool(xp.any(target == labels)):
             raise BadRequest(
                 "target", given="the label itself", allowed="another class than y, with dlr_targeted"
             )
-    ids = range(n) if indices is None else indices
-    return Objective(loss, labels, target), check_labels(ids, n, MAX_INDEX, like=x, field="indices")
+    if indices is None:
+        ids = xp.arange(n, device=device(x))
+    else:
+        ids = check_labels(indices, n, MAX_INDEX, like=x, field="indices")
+    return trusting(model) if n else model, Objective(loss, labels, target), ids

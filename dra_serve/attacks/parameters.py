@@ -1,8 +1,13 @@
-"""The numbers of an attack, checked and complete: what runs is what is printed."""
+"""The numbers of an attack, checked and complete: what runs is what is printed.
+
+A word means the same in every attack, so its type here says its range once; the defaults stand in the
+signatures of the attacks.
+"""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Self, get_type_hints
 
 from dra_serve.attacks.norms import get_norm, parse_radius
 from dra_serve.checks import check_integer
@@ -11,92 +16,30 @@ from dra_serve.errors import BadRequest
 
 MAX_STEPS = 10_000
 MAX_RESTARTS = 100
+MAX_TARGETS = 999
 MAX_SEED = 2**63 - 1
-_STEPS_ACROSS = (
-    2.5  # a straight walk crosses the ball's radius 2.5 times (Madry et al. 2018: 2.5 eps / steps)
-)
+_REPEATED = ("steps", "restarts", "targets", "queries")
+
+Check = Callable[[str, Any, float], Any]
+"""Returns a value as it is in force, from its field's name, what a person gave and the largest radius that
+means anything, in units of x; raises BadRequest naming the field."""
 
 
-class Parameters(Protocol):
-    """Every value in force of one attack: frozen, checked, complete. norm and eps are common to all."""
-
-    @property
-    def norm(self) -> str: ...
-
-    @property
-    def eps(self) -> float: ...
-
-    @property
-    def total_steps(self) -> int:
-        """How many steps one image costs at most, over restarts and targets: what StepReport.steps says."""
-        ...
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        ...
+def whole(low: int, high: int) -> Check:
+    """Return the check of an integer in low..high."""
+    return lambda field, value, largest: check_integer(value, low, high, field=field)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PgdParameters:
-    """Every value in force. eps and alpha in units of x; made by `resolve`, so always valid."""
+def number(low: float, high: float) -> Check:
+    """Return the check of a finite number in low..high."""
 
-    norm: str
-    eps: float
-    alpha: float
-    steps: int
-    restarts: int
-    random_start: bool
-    loss: Loss
-    seed: int
+    def check(field: str, value: Any, largest: float) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:  # a nan is neither
+            raise BadRequest(field, given=value, allowed=f"a number from {low:g} to {high:g}")
+        return float(value)
 
-    @property
-    def total_steps(self) -> int:
-        return self.restarts * self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        return asdict(self)
-
-
-def resolve(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    alpha: float | str | None = None,
-    steps: int = 20,
-    restarts: int = 1,
-    random_start: bool = True,
-    loss: str = "ce",
-    seed: int = 0,
-) -> PgdParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    eps: 0 <= eps <= 1 for linf, <= sqrt(C H W) for l2 (two images are never farther apart); 0 leaves
-    the clean image. alpha: the step's size, by default min(2.5 eps / steps, eps).
-    steps: 1 to 10,000. restarts: 1 to 100, more than 1 only with a random start.
-    Raises BadRequest naming the first field at fault.
-    """
-    largest = get_norm(norm).largest(input_shape)
-    eps = radius_within(eps, largest, field="eps")
-    steps = check_integer(steps, 1, MAX_STEPS, field="steps")
-    restarts = check_integer(restarts, 1, MAX_RESTARTS, field="restarts")
-    if not isinstance(random_start, bool):
-        raise BadRequest("random_start", given=random_start, allowed="true or false")
-    if restarts > 1 and not random_start:
-        raise BadRequest(
-            "restarts", given=restarts, allowed="1 without a random start: each would be the same"
-        )
-    return PgdParameters(
-        norm=norm,
-        eps=eps,
-        alpha=min(_STEPS_ACROSS * eps / steps, eps) if alpha is None else step_size(alpha, largest),
-        steps=steps,
-        restarts=restarts,
-        random_start=random_start,
-        loss=check_loss(loss),
-        seed=check_integer(seed, 0, MAX_SEED, field="seed"),
-    )
+    return check
 
 
 def radius_within(value: float | str, largest: float, *, field: str) -> float:
@@ -108,18 +51,85 @@ def radius_within(value: float | str, largest: float, *, field: str) -> float:
     return radius
 
 
-def step_size(value: float | str, largest: float) -> float:
-    """Return the size of a step, above 0 and at most `largest`, units of x; BadRequest naming alpha."""
-    alpha = radius_within(value, largest, field="alpha")
-    if math.isclose(alpha, 0, abs_tol=1e-12):
-        raise BadRequest(
-            "alpha", given=value, allowed=f"0 < alpha <= {largest:g}: a step of 0 attacks nothing"
-        )
-    return alpha
+def _norm(field: str, value: Any, largest: float) -> str:
+    return get_norm(value).name
 
 
-def check_loss(name: str) -> Loss:
-    """Return the name of one of the four losses; BadRequest for any other."""
-    if name not in LOSSES:
-        raise BadRequest("loss", given=name, allowed=", ".join(LOSSES))
+def _radius(field: str, value: Any, largest: float) -> float:
+    return radius_within(value, largest, field=field)
+
+
+def _step_size(field: str, value: Any, largest: float) -> float | None:
+    if value is None:
+        return None
+    size = radius_within(value, largest, field=field)
+    if math.isclose(size, 0, abs_tol=1e-12):
+        allowed = f"0 < {field} <= {largest:g}: a step of 0 attacks nothing"
+        raise BadRequest(field, given=value, allowed=allowed)
+    return size
+
+
+def _flag(field: str, value: Any, largest: float) -> bool:
+    if not isinstance(value, bool):
+        raise BadRequest(field, given=value, allowed="true or false")
+    return value
+
+
+def _loss(field: str, value: Any, largest: float) -> Loss:
+    if value not in LOSSES:
+        raise BadRequest(field, given=value, allowed=", ".join(LOSSES))
+    name: Loss = value
     return name
+
+
+NormName = Annotated[str, _norm]
+Radius = Annotated[float, _radius]
+StepSize = Annotated[float, _step_size]  # None stands for the attack's own rule, see `complete`
+Steps = Annotated[int, whole(1, MAX_STEPS)]
+Restarts = Annotated[int, whole(1, MAX_RESTARTS)]
+Targets = Annotated[int, whole(1, MAX_TARGETS)]
+Flag = Annotated[bool, _flag]
+LossName = Annotated[Loss, _loss]
+Seed = Annotated[int, whole(0, MAX_SEED)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Every value in force of one attack: frozen, complete, and valid, since `resolve` makes it.
+
+    eps: in units of x, 0 <= eps <= 1 for linf, <= sqrt(C H W) for l2 (two images are never farther apart);
+    0 leaves the clean image.
+    """
+
+    norm: NormName
+    eps: Radius
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps one image costs at most, over restarts and targets: what StepReport.steps says."""
+        return math.prod(vars(self).get(name, 1) for name in _REPEATED)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def resolve(cls, input_shape: tuple[int, int, int], **given: Any) -> Self:
+        """Return the values in force on images of `input_shape` (C, H, W).
+
+        given: a value for each field, as a person types them. Raises BadRequest naming the first at fault.
+        """
+        largest = get_norm(given["norm"]).largest(input_shape)
+        checked = {name: check(name, given.pop(name), largest) for name, check in _checks(cls).items()}
+        assert not given, f"{cls.__name__} has no {', '.join(given)}"
+        return cls(**cls.complete(checked))
+
+    @classmethod
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values with those that depend on others; BadRequest where two contradict."""
+        return values
+
+
+def _checks(kind: type[Parameters]) -> dict[str, Check]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in fields(kind)}

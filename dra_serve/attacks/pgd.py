@@ -5,17 +5,44 @@ that cannot change the answer: each gradient call also says whether the current 
 model, finished images leave the batch, and the last image is checked by the cheaper `logits`.
 """
 
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dra_serve.attacks.inputs import check_inputs, example_noise
 from dra_serve.attacks.norms import Norm, clip, get_norm
-from dra_serve.attacks.parameters import PgdParameters, resolve
+from dra_serve.attacks.parameters import Flag, LossName, Parameters, Restarts, Seed, Steps, StepSize
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
-from dra_serve.checked import trusting
+from dra_serve.attacks.watch import Watch
 from dra_serve.checks import check_images
 from dra_serve.classifier import Array, Classifier, Loss
+from dra_serve.errors import BadRequest
+
+_STEPS_ACROSS = 2.5  # so often a straight walk crosses the ball's radius (Madry et al. 2018)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PgdParameters(Parameters):
+    """PGD's. alpha: the step's size, by default min(2.5 eps / steps, eps).
+
+    restarts: more than 1 only with a random start.
+    """
+
+    alpha: StepSize
+    steps: Steps
+    restarts: Restarts
+    random_start: Flag
+    loss: LossName
+    seed: Seed
+
+    @classmethod
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
+        eps, restarts = values["eps"], values["restarts"]
+        if restarts > 1 and not values["random_start"]:
+            allowed = "1 without a random start: each would be the same"
+            raise BadRequest("restarts", given=restarts, allowed=allowed)
+        return values | {"alpha": values["alpha"] or min(_STEPS_ACROSS * eps / values["steps"], eps)}
 
 
 def perturb(
@@ -38,12 +65,11 @@ def perturb(
     `random_start`). eps, alpha: radius and step in units of x. Raises NoGradient at a non-finite one.
     """
     ball = get_norm(norm)
-    goal, _ = check_inputs(model, x, y, target, None, loss)
+    model, goal, _ = check_inputs(model, x, y, target, None, loss)
     x_adv = x if start is None else start
     check_images(x_adv, model.input_shape)
-    asked = trusting(model) if x.shape[0] else model
     for _ in range(steps):
-        _, _, grad = goal.gradient(asked, x_adv)
+        _, _, grad = goal.gradient(model, x_adv)
         x_adv = _step(ball, x, x_adv, grad, eps=eps, alpha=alpha)
     return x_adv
 
@@ -94,7 +120,7 @@ def pgd(
 ) -> AttackResult:
     """Return the strongest perturbation of each image that PGD finds.
 
-    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve`.
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. The rest as in `PgdParameters`.
     An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps), on a random
     start or after any step; it is not attacked further. One that is never fooled comes back as its
     highest-loss iterate. With stop_on_success=False every image gets the whole budget, and the fooled
@@ -107,7 +133,7 @@ def pgd(
 
     Raises BadRequest naming the field; NoGradient if the model has no gradient or a non-finite one.
     """
-    parameters = resolve(
+    p = PgdParameters.resolve(
         model.input_shape,
         norm=norm,
         eps=eps,
@@ -118,47 +144,25 @@ def pgd(
         loss=loss,
         seed=seed,
     )
-    goal, ids = check_inputs(model, x, y, target, indices, parameters.loss)
+    model, goal, ids = check_inputs(model, x, y, target, indices, p.loss)
+    ball, watch = get_norm(p.norm), Watch(deadline, on_step)
     progress = Progress(
-        x,
-        goal,
-        model.logits(x),
-        budget=parameters.total_steps,
-        stop_on_success=stop_on_success,
-        watched=on_step is not None,
+        x, goal, model.logits(x), budget=p.total_steps, watch=watch, stop_on_success=stop_on_success
     )
-    for restart in range(parameters.restarts):
-        if not _climb(model, progress, parameters, ids, restart, deadline, on_step):
+    for restart in range(p.restarts):
+        if not progress.begin(_start(p, ids, restart)):
             break
+        for seen in progress.visits(model, p.steps):
+            progress.x_adv = _step(ball, progress.x, progress.x_adv, seen.grad, eps=p.eps, alpha=p.alpha)
     return progress.result()
 
 
-def _climb(
-    model: Classifier,
-    progress: Progress,
-    p: PgdParameters,
-    ids: Array,
-    restart: int,
-    deadline: float | None,
-    on_step: OnStep | None,
-) -> bool:
-    """Run one restart on the images still open; return whether another may follow."""
+def _start(p: PgdParameters, ids: Array, restart: int) -> Callable[[Array, Array], Array]:
+    """Return start(x, rows): x itself, or with noise of each image's own."""
 
     def start(x: Array, rows: Array) -> Array:
         if not p.random_start:
             return x
         return random_start(x, norm=p.norm, eps=p.eps, seed=p.seed, indices=ids[rows], restart=restart)
 
-    ball, model = get_norm(p.norm), trusting(model)
-    if not progress.begin(start):
-        return False
-    for taken in range(p.steps + 1):
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        seen = progress.visit(model, steps_done=restart * p.steps + taken, last=taken == p.steps)
-        if taken > 0 and on_step is not None and on_step(progress.report()) is False:
-            return False
-        if seen.grad is None or not progress.is_open:
-            break
-        progress.x_adv = _step(ball, progress.x, progress.x_adv, seen.grad, eps=p.eps, alpha=p.alpha)
-    return True
+    return start

@@ -1,23 +1,24 @@
 """The books of an iterative attack: the best image so far, and who still needs work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from array_api_compat import array_namespace, device
 
 from dra_serve.attacks.objective import Objective
 from dra_serve.attacks.result import AttackResult, StepReport
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier
 
 
 class Visit(NamedTuple):
-    """What a model call said of the images that go on: loss (n,) and grad, None after the last call.
+    """What a gradient call said of the images that go on: loss (n,) and grad (n, C, H, W).
 
     kept: which of the images asked about go on, (m,) bool; None if all do.
     """
 
     loss: Array
-    grad: Array | None
+    grad: Array
     kept: Array | None
 
 
@@ -36,17 +37,17 @@ class Progress:
         logits: Array,
         *,
         budget: int,
-        watched: bool,
+        watch: Watch,
         stop_on_success: bool = True,
     ) -> None:
         """x (N, C, H, W) and logits (N, K) of the clean images; budget: the steps of one image at most."""
         xp = array_namespace(x)
         self._all_x, self._all_goals = x, goal
-        self._budget, self._stop_on_success, self._watched = budget, stop_on_success, watched
-        self._recorded = 0
+        self._budget, self._stop_on_success, self._watch = budget, stop_on_success, watch
+        self._recorded, self._stopped = 0, False
         self._best_x, self._best_loss, self._fooled = x, goal.value(logits), goal.reached(logits)
         self._closed: list[Array] | None = None  # x_adv, loss, success, steps done, once anybody left
-        if watched:
+        if watch.on_step is not None:
             self._now = [xp.asarray(a, copy=True) for a in (x, logits, self._best_loss, self._fooled)]
         self._open = xp.arange(x.shape[0], device=device(x))
         self._narrow()
@@ -57,11 +58,11 @@ class Progress:
         return bool(self._open.shape[0])
 
     def begin(self, start: Callable[[Array, Array], Array], *, goal: Objective | None = None) -> bool:
-        """Set the open images to start(their x, their rows); return False if there are none.
+        """Set the open images to start(their x, their rows); return False if the attack is over.
 
         goal: of all N images from now on, if it is another than before.
         """
-        if not self.is_open:
+        if self._stopped or not self.is_open:
             return False
         self._all_goals = goal or self._all_goals
         self.x, self.goal = self._all_x, self._all_goals
@@ -70,21 +71,30 @@ class Progress:
         self.x_adv = start(self.x, self._open)
         return True
 
-    def visit(self, model: Classifier, *, steps_done: int, last: bool) -> Visit:
-        """Ask the model about the open images' current iterate, judge it, close the images it fools.
+    def visits(self, model: Classifier, steps: int) -> Iterator[Visit]:
+        """Yield what the model says of each iterate, for the attack to set the next `x_adv`, `steps` times.
 
-        last: no step follows, so the forward graph is enough. Raises NoGradient at a nan.
+        Whom an iterate fools is closed. Nothing follows the last, so `logits` judges it, at less than half
+        the price. It ends early where nobody is open, time is up, or whoever watches says stop.
         """
-        if last:
-            logits, grad = model.logits(self.x_adv), None
-            loss = self.goal.value(logits)
-        else:
-            logits, loss, grad = self.goal.gradient(model, self.x_adv)
-        self.record(logits, loss, steps_done=steps_done)
-        kept = self.close_finished()
-        if kept is None:
-            return Visit(loss, grad, None)
-        return Visit(loss[kept], None if grad is None else grad[kept], kept)
+        before = self._recorded
+        for taken in range(steps + 1):
+            if self._watch.time_is_up():
+                self._stopped = True
+                return
+            if taken < steps:
+                logits, loss, grad = self.goal.gradient(model, self.x_adv)
+            else:
+                logits = model.logits(self.x_adv)
+                loss = self.goal.value(logits)
+            self.record(logits, loss, steps_done=before + taken)
+            kept = self.close_finished()
+            if taken and self._watch.says_stop(self.report):
+                self._stopped = True
+                return
+            if taken == steps or not self.is_open:
+                return
+            yield Visit(loss, grad, None) if kept is None else Visit(loss[kept], grad[kept], kept)
 
     def record(self, logits: Array, loss: Array, *, steps_done: int) -> None:
         """Judge the open images' current iterate, reached after `steps_done` steps."""
@@ -95,7 +105,7 @@ class Progress:
             better, self._fooled = (reached & ~had) | ((reached == had) & higher), had | reached
         self._best_x, self._best_loss = choose(better, (self.x_adv, loss), (self._best_x, self._best_loss))
         self._recorded = steps_done
-        if self._watched:
+        if self._watch.on_step is not None:
             for kept, new in zip(self._now, (self.x_adv, logits, loss, self._fooled), strict=True):
                 kept[self._open] = new
 

@@ -2,19 +2,19 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from dra_serve.attacks.apgd import apgd_ce, apgd_dlr, resolve_apgd
-from dra_serve.attacks.apgd_targeted import apgd_t, resolve_apgd_t
-from dra_serve.attacks.fab import fab_t, resolve_fab_t
-from dra_serve.attacks.fgsm import fgsm, resolve_fgsm
-from dra_serve.attacks.fmn import fmn, resolve_fmn
-from dra_serve.attacks.mifgsm import mifgsm, resolve_mifgsm
-from dra_serve.attacks.parameters import Parameters, resolve
-from dra_serve.attacks.pgd import pgd
+from dra_serve.attacks.apgd import ApgdParameters, apgd_ce, apgd_dlr
+from dra_serve.attacks.apgd_targeted import ApgdTargetedParameters, apgd_t
+from dra_serve.attacks.fab import FabParameters, fab_t
+from dra_serve.attacks.fgsm import FgsmParameters, fgsm
+from dra_serve.attacks.fmn import FmnParameters, fmn
+from dra_serve.attacks.mifgsm import MifgsmParameters, mifgsm
+from dra_serve.attacks.parameters import Parameters
+from dra_serve.attacks.pgd import PgdParameters, pgd
 from dra_serve.attacks.result import AttackResult
-from dra_serve.attacks.square import resolve_square, square
+from dra_serve.attacks.square import SquareParameters, square
 from dra_serve.classifier import Array, Classifier
 from dra_serve.errors import BadRequest
 
@@ -25,20 +25,19 @@ class Attack:
 
     name: str
     run: Callable[..., AttackResult]
-    parameters: Callable[..., Parameters]
+    parameters: type[Parameters]
     needs_gradient: bool = True  # False: logits alone, so any classifier will do
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """What a person may choose: norm, eps, and the attack's own."""
-        names = inspect.signature(self.parameters).parameters
-        return tuple(name for name in names if name != "input_shape")
 
     @property
     def defaults(self) -> dict[str, Any]:
         """The values of the options that nobody chose; None where it depends on others."""
-        parameters = inspect.signature(self.parameters).parameters
-        return {name: parameters[name].default for name in self.options}
+        signature, own = inspect.signature(self.run).parameters, {f.name for f in fields(self.parameters)}
+        return {name: argument.default for name, argument in signature.items() if name in own}
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a person may choose: norm, eps, and the attack's own."""
+        return tuple(self.defaults)
 
     @property
     def takes_target(self) -> bool:
@@ -58,19 +57,19 @@ class Attack:
             if name not in self.options:
                 allowed = f"nothing: {self.name} takes {', '.join(self.options)}"
                 raise BadRequest(name, given=value, allowed=allowed)
-        return self.parameters(input_shape, **options)
+        return self.parameters.resolve(input_shape, **self.defaults | options)
 
 
 ATTACKS = {
-    "fgsm": Attack("fgsm", fgsm, resolve_fgsm),
-    "pgd": Attack("pgd", pgd, resolve),
-    "mifgsm": Attack("mifgsm", mifgsm, resolve_mifgsm),
-    "apgd-ce": Attack("apgd-ce", apgd_ce, resolve_apgd),
-    "apgd-dlr": Attack("apgd-dlr", apgd_dlr, resolve_apgd),
-    "apgd-t": Attack("apgd-t", apgd_t, resolve_apgd_t),
-    "fab-t": Attack("fab-t", fab_t, resolve_fab_t),
-    "square": Attack("square", square, resolve_square, needs_gradient=False),
-    "fmn": Attack("fmn", fmn, resolve_fmn),
+    "fgsm": Attack("fgsm", fgsm, FgsmParameters),
+    "pgd": Attack("pgd", pgd, PgdParameters),
+    "mifgsm": Attack("mifgsm", mifgsm, MifgsmParameters),
+    "apgd-ce": Attack("apgd-ce", apgd_ce, ApgdParameters),
+    "apgd-dlr": Attack("apgd-dlr", apgd_dlr, ApgdParameters),
+    "apgd-t": Attack("apgd-t", apgd_t, ApgdTargetedParameters),
+    "fab-t": Attack("fab-t", fab_t, FabParameters),
+    "square": Attack("square", square, SquareParameters, needs_gradient=False),
+    "fmn": Attack("fmn", fmn, FmnParameters),
 }
 
 

@@ -28,15 +28,16 @@ class Smallest:
     """Keeps N images, of which an attack works on the open ones: `x` and `goal` are theirs alone.
 
     An image is open until x itself, or a perturbation of size `enough`, reaches the goal; with enough =
-    None, the smallest of all is sought. `result` hands back nothing outside the ball, `found` everything.
+    None, the smallest of all is sought, with 0 none is: nothing but x is that near. `result` hands back
+    nothing outside the ball, `found` everything.
     """
 
     def __init__(
         self, x: Array, goal: Objective, logits: Array, *, norm: str, enough: float | None, budget: int
     ) -> None:
         """x (N, C, H, W) and logits (N, K) of the clean images; budget: the steps of one image at most."""
-        xp = array_namespace(x)
-        self._ball, self._budget, self._recorded = get_norm(norm), budget, 0
+        xp, idle = array_namespace(x), enough == 0
+        self._ball, self._budget, self._recorded = get_norm(norm), 0 if idle else budget, 0
         self._seek, self._enough = enough is None, enough or 0.0
         self._all_x, self._all_goals, self._clean_logits = x, goal, logits
         self._x_adv = xp.asarray(x, copy=True)
@@ -44,7 +45,7 @@ class Smallest:
         self._size = xp.where(goal.reached(logits), 0.0, xp.inf)
         self._size = xp.astype(self._size, x.dtype)
         self._steps_done = xp.zeros((x.shape[0],), dtype=xp.int64, device=device(x))
-        self._open = xp.nonzero(self._size > 0)[0]
+        self._open = xp.nonzero((self._size > 0) & (not idle))[0]
         self.x, self.goal = x[self._open], goal.select(self._open)
 
     @property

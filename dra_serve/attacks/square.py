@@ -3,65 +3,32 @@
 It needs no gradient, so it says something of a model whose gradients mislead, or that has none.
 """
 
-import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 from dra_serve.attacks.inputs import check_inputs
-from dra_serve.attacks.norms import get_norm
 from dra_serve.attacks.objective import Objective
-from dra_serve.attacks.parameters import MAX_SEED, radius_within
+from dra_serve.attacks.parameters import Parameters, Seed, whole
 from dra_serve.attacks.progress import Progress
 from dra_serve.attacks.result import AttackResult, OnStep
 from dra_serve.attacks.square_windows import WINDOWS, Draws
-from dra_serve.checked import trusting
-from dra_serve.checks import check_integer
+from dra_serve.attacks.watch import Watch
 from dra_serve.classifier import Array, Classifier
 
 MAX_QUERIES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquareParameters:
-    """Every value in force. eps in units of x; made by `resolve_square`, so always valid."""
-
-    norm: str
-    eps: float
-    queries: int
-    seed: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.queries
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
-        return asdict(self)
-
-
-def resolve_square(
-    input_shape: tuple[int, int, int],
-    *,
-    norm: str = "linf",
-    eps: float | str = 8 / 255,
-    queries: int = 5000,
-    seed: int = 0,
-) -> SquareParameters:
-    """Return the parameters in force on images of `input_shape` (C, H, W).
-
-    eps: as for PGD. queries: 1 to 1,000,000, of which the start takes one. The windows shrink after
-    10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of them, whatever the budget.
-    Raises BadRequest naming the first field at fault.
+class SquareParameters(Parameters):
+    """Square's. queries: the start takes one of them. The windows shrink after 10, 50, 200, 500, 1000, 2000,
+    4000, 6000 and 8000, whatever the budget.
     """
-    return SquareParameters(
-        norm=norm,
-        eps=radius_within(eps, get_norm(norm).largest(input_shape), field="eps"),
-        queries=check_integer(queries, 1, MAX_QUERIES, field="queries"),
-        seed=check_integer(seed, 0, MAX_SEED, field="seed"),
-    )
+
+    queries: Annotated[int, whole(1, MAX_QUERIES)]
+    seed: Seed
 
 
 def square(
@@ -80,7 +47,7 @@ def square(
 ) -> AttackResult:
     """Return the perturbation of largest margin that random search finds for each image.
 
-    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. Parameters as in `resolve_square`.
+    x: (N, C, H, W) float32 in [0, 1], never written to. y: (N,) labels. The rest as in `SquareParameters`.
     An image is fooled if the model is wrong on x itself (then x_adv is x, after 0 steps) or after any
     query; it is attacked no further. A window stays if it raises the margin.
 
@@ -91,14 +58,13 @@ def square(
 
     Raises BadRequest naming the field. The model's gradient is not asked for.
     """
-    p = resolve_square(model.input_shape, norm=norm, eps=eps, queries=queries, seed=seed)
-    goal, ids = check_inputs(model, x, y, target, indices, "margin")
+    p = SquareParameters.resolve(model.input_shape, norm=norm, eps=eps, queries=queries, seed=seed)
+    model, goal, ids = check_inputs(model, x, y, target, indices, "margin")
     idle = p.eps == 0  # there is nothing but the clean image
-    progress = Progress(
-        x, goal, model.logits(x), budget=0 if idle else p.total_steps, watched=on_step is not None
-    )
+    watch = Watch(deadline, on_step)
+    progress = Progress(x, goal, model.logits(x), budget=0 if idle else p.total_steps, watch=watch)
     if not idle:
-        _search(model, progress, p, ids, deadline, on_step)
+        _search(model, progress, p, ids, watch)
     return progress.result()
 
 
@@ -107,8 +73,7 @@ def _search(
     progress: Progress,
     p: SquareParameters,
     ids: Array,
-    deadline: float | None,
-    on_step: OnStep | None,
+    watch: Watch,
 ) -> None:
     """Spend the queries on the open images.
 
@@ -124,11 +89,10 @@ def _search(
 
     if not progress.begin(start):
         return
-    model = trusting(model)
     draws = Draws(p.seed, own_ids, windows.width)
     best = _Best.before(progress.x_adv, len(model.classes))
     for query in range(1, p.queries + 1):
-        if deadline is not None and time.monotonic() >= deadline:
+        if watch.time_is_up():
             if query > 1:
                 best.tell(progress, query - 1)
             return
@@ -136,13 +100,11 @@ def _search(
             progress.x_adv if query == 1 else windows.propose(progress.x, best.x_adv, query - 2, draws.next())
         )
         fell = best.improve(progress.goal, tried, model.logits(tried))
-        if not (fell or query == p.queries or on_step is not None):
+        if not (fell or query == p.queries or watch.on_step is not None):
             continue
         best.tell(progress, query)
         kept = progress.close_finished()
-        if on_step is not None and on_step(progress.report()) is False:
-            return
-        if not progress.is_open:
+        if watch.says_stop(progress.report) or not progress.is_open:
             return
         if kept is not None:
             best = best.select(kept)

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dra_serve.attacks import ATTACKS
-from dra_serve.attacks.apgd import apgd_ce, apgd_dlr, resolve_apgd, sphere_start
+from dra_serve.attacks.apgd import apgd_ce, apgd_dlr, sphere_start
 from dra_serve.attacks.apgd_schedule import Schedule, checkpoints
 from dra_serve.attacks.apgd_targeted import apgd_t
 from dra_serve.attacks.norms import NORMS
@@ -100,7 +100,7 @@ def test_halving_goes_on_from_the_best_point_with_its_gradient(scripted):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_starts_on_the_sphere(norm):
-    x, p = grey(4), resolve_apgd(SHAPE, norm=norm, eps=0.2)
+    x, p = grey(4), ATTACKS["apgd-ce"].resolve(SHAPE, norm=norm, eps=0.2)
     starts = [sphere_start(p, np.arange(4), run)(x, np.arange(4)) for run in (0, 1)]
     for start in starts:
         assert_allclose(NORMS[norm].size(start - x), 0.2, rtol=1e-5)

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from dra_serve.attacks import ATTACKS, attack, get_attack
-from dra_serve.attacks.parameters import resolve
 from dra_serve.errors import BadRequest
 
 SHAPE = (3, 32, 32)
+resolve = ATTACKS["pgd"].resolve
 
 
 def test_defaults_are_complete_and_printable():

@@ -1,6 +1,7 @@
 """Evaluation: independent of batch size and array library, resumable, judged by the model itself."""
 
 import tracemalloc
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,7 @@ def test_without_a_radius_robust_is_clean(model, images) -> None:
 
 
 def test_an_attack_that_cheats_is_found_out(model, images, monkeypatch) -> None:
+    @wraps(pgd)  # its options too
     def cheat(model, x, y, **options):
         fooled = np.ones(len(x), bool)
         nothing = np.zeros(len(x))
@@ -92,6 +94,7 @@ def test_an_attack_that_cheats_is_found_out(model, images, monkeypatch) -> None:
 
 
 def test_what_the_attack_claims_does_not_count(model, images, monkeypatch) -> None:
+    @wraps(pgd)
     def boast(model, x, y, **options):
         fooled = np.ones(len(x), bool)
         nothing = np.zeros(len(x))

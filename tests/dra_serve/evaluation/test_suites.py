@@ -1,5 +1,7 @@
 """Suites and curves: each attack sees what the ones before left, and accuracy never rises with eps."""
 
+from functools import wraps
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,7 @@ def asked(monkeypatch) -> list[list[int]]:
     seen: list[list[int]] = []
 
     def flip(ids_to_flip):
+        @wraps(pgd)  # its options too
         def attack(model, x, y, *, norm, eps, seed=0, indices):
             seen.append(sorted(int(i) for i in indices))
             strong = pgd(model, x, y, norm=norm, eps=eps, steps=20)
