@@ -19,6 +19,7 @@ import hashlib
 import json
 import logging
 import re
+import resource
 import sys
 import time
 from collections import Counter
@@ -40,7 +41,7 @@ from benchmarks.peers.zoo import Entry, built, libraries, timm_entries, torchvis
 
 EXPORTERS = ("dynamo", "legacy")
 ONE_FILE = 536  # million float32 weights: protobuf writes no more than 2 GiB
-BYTES_A_WEIGHT = 48  # at the peak: network, its file, ONNX's copies of it and the sessions' weights
+BYTES_A_WEIGHT = 32  # at the peak, which the totals show: network, file, onnx's copies, the sessions' weights
 SPARE = 2e9  # bytes that are left to others
 
 Key = tuple[str, str, int]  # network, exporter, opset as asked for
@@ -70,6 +71,7 @@ def rows_of(entry: Entry, wanted: list[tuple[str, int]], largest: float, made_wi
         row = Row(entry.name, exporter, opset, size=size, made_with=made_with)
         examine(network, references, row)
         row.seconds, started = time.process_time() - started, time.process_time()
+        row.weights, row.peak = weights, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         yield row
         gc.collect()
 
@@ -203,6 +205,10 @@ def totals(rows: list[Row]) -> list[str]:
     ]
     lines += [f"{row.verdict}: {row.name}: {row.reason}" for row in without]
     lines += [f"operators: {' '.join(sorted({name for row in files for name in row.operators}))}"]
+    if most := max((row for row in files if row.peak), key=lambda row: row.peak, default=None):
+        lines += [
+            f"most memory: {most.peak / 1e9:.1f} GB, {most.name}, {most.weights / 1e6:.0f} million weights"
+        ]
     lines += [f"{n} rows with {made_with}" for made_with, n in Counter(r.made_with for r in rows).items()]
     return lines
 

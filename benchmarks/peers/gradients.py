@@ -34,7 +34,7 @@ Verdict = str  # "exact", "kinks", "as torch", "differs", "refused", "no answer"
 class Row:
     """One file. errors: of each image; torch_errors: torch's in float32 on the same images; logits_errors:
     the worst image's, ours and torch's in float32. asked: the opset asked for, opset: the one the exporter
-    wrote. made_with: versions."""
+    wrote. peak: bytes, of the whole process so far. made_with: versions."""
 
     name: str
     exporter: str = ""
@@ -50,6 +50,8 @@ class Row:
     logits_errors: tuple[float, float] = (0.0, 0.0)
     slope_error: float = float("nan")
     seconds: float = 0.0
+    weights: int = 0
+    peak: int = 0
     made_with: str = ""
 
 

@@ -17,8 +17,8 @@ def gru(G: Graph, node: NodeProto, arriving: Sequence[str | None]) -> Sequence[S
     q = R (r y_(t-1)) + b as in Cho et al. 2014; with linear_before_reset, r (R y_(t-1) + b), as torch has it
     (equations as in ONNX's GRU). All of them follow from y, for all t at once; the gradients take a Scan.
     """
-    given = attributes(node)
-    width, reset_last = int(given["hidden_size"]), bool(given.get("linear_before_reset", 0))
+    width = G.sizes(node, node.input[2], 2)[0]
+    reset_last = bool(attributes(node).get("linear_before_reset", 0))
     last = arriving[1] if len(arriving) > 1 else None
 
     def share_of(walk: Walk) -> str:
