@@ -19,7 +19,6 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from dra_serve.gradient_graph import differentiate
@@ -94,9 +93,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Callable[..., onnx
 
 
 @pytest.fixture(scope="session")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder whose attacks take long: convolutions at full resolution, some 20 ms a step."""
-    return _folder(tmp_path_factory.mktemp("slow") / "slow", _convolutions(), (3, 64, 64))
+def slow(tmp_path_factory: pytest.TempPathFactory, slow_onnx: Callable[..., onnx.ModelProto]) -> Path:
+    """A model folder whose attacks take long."""
+    shape = (3, 64, 64)
+    forward = slow_onnx(shape, classes=len(CLASSES), width=48)
+    return _folder(tmp_path_factory.mktemp("slow") / "slow", forward, shape)
 
 
 @pytest.fixture(scope="session")
@@ -172,28 +173,3 @@ def _folder(
     write_receipts(folder, [receipt])
     write_sums(folder)
     return folder
-
-
-def _convolutions() -> onnx.ModelProto:
-    rng, width = np.random.default_rng(0), 48
-    shapes = {"W1": (width, 3, 3, 3), "W2": (width, width, 3, 3), "W3": (4, width, 1, 1)}
-    weights = {
-        name: rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) for name, shape in shapes.items()
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "W1"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "W2"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["c"], ["d"]),
-        helper.make_node("Conv", ["d", "W3"], ["e"]),
-        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
-        helper.make_node("Flatten", ["f"], ["logits"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "slow",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 64, 64])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

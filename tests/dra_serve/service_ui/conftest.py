@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from dra_serve.gradient_graph import differentiate
 from dra_serve.images import encode_png
@@ -75,28 +74,9 @@ def noise(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of `slow`, whose attacks take seconds: convolutions, some 40 ms a step."""
-    rng, width = np.random.default_rng(0), 96
-    shapes = {"W1": (width, 3, 3, 3), "W2": (width, width, 3, 3), "W3": (len(CLASSES), width, 1, 1)}
-    weights = {k: rng.standard_normal(v) / np.sqrt(np.prod(v[1:])) for k, v in shapes.items()}
-    nodes = [
-        helper.make_node("Conv", ["x", "W1"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "W2"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["c"], ["d"]),
-        helper.make_node("Conv", ["d", "W3"], ["e"]),
-        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
-        helper.make_node("Flatten", ["f"], ["logits"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "slow",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(CLASSES)])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    forward = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+def slow_folder(tmp_path_factory: pytest.TempPathFactory, slow_onnx: Callable[..., onnx.ModelProto]) -> Path:
+    """Return the folder of `slow`, whose attacks take seconds."""
+    forward = slow_onnx(SHAPE, classes=len(CLASSES), width=96)
     folder = tmp_path_factory.mktemp("slow") / "slow"
     folder.mkdir()
     onnx.save(forward, folder / "model.onnx")
