@@ -1,11 +1,12 @@
 """/v1/predict under load, with our micro-batcher and without: `benchmarks/service_load.py [--rounds N]`.
 
-Two servers of one bundled model in processes of their own, alike but for one thing: in `batched` images that
-come while the model is busy share its next call; in `one by one` each is decoded and answered by itself in
-one of two threads, as before there was a batcher. Clients are threads with a keep-alive connection each that
-send the next image when the last is answered. A round asks both servers, who begins changes from round to
-round, and the first round warms up. Requests a second and latencies are wall time (trust the ratios of a
-round, the machine may be busy); CPU is the server's own, from its /metrics.
+Three servers of one bundled model in processes of their own, alike but for one thing. `batched` is ours: an
+idle model answers in the thread that decoded the image, and images that come while it is busy share its next
+call. In `queue first` every image goes through the batcher's queue, the model idle or not. In `one by one`
+each is decoded and answered by itself in one of two threads, as if there were no batcher. Clients are threads
+with a keep-alive connection each that send the next image when the last is answered. A round asks every
+server, who begins changes from round to round, and the first round warms up. Requests a second and latencies
+are wall time (trust the ratios of a round, the machine may be busy); CPU is the server's own, from /metrics.
 """
 
 import http.client
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated, Any, NamedTuple
@@ -28,7 +29,8 @@ from rich.table import Table
 import dra_serve
 from dra_serve.evaluation.provenance import commit, hardware
 
-SIDES = ("batched", "one by one")
+ALONE = "one by one"
+SIDES = ("batched", "queue first", ALONE)
 EXAMPLES = Path(dra_serve.__file__).parent / "bundled" / "examples"
 
 
@@ -73,8 +75,11 @@ def serve(side: str, model: str) -> None:
         answer: PredictOut = await service.predictions.run(work, request)
         return answer
 
-    if side == "one by one":
+    if side == ALONE:
         service.predict = one_by_one
+    if side == "queue first":
+        for batcher in service._batchers.values():
+            batcher.answer_now = lambda *_: None
     listener = listen("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, log_config=None)).run(sockets=[listener])
@@ -146,42 +151,43 @@ def load(port: int, clients: int, requests: int, images: list[bytes]) -> Load:
 
 
 def same_answers(ports: dict[str, int], images: list[bytes]) -> None:
-    """Raise unless both servers say the same of every image: outputs first, then time."""
+    """Raise unless all servers say the same of every image: outputs first, then time."""
     for image in images:
         answers = [
             json.loads(fetch(http.client.HTTPConnection("127.0.0.1", port), "POST", "/v1/predict", image))
             for port in ports.values()
         ]
-        if answers[0] != answers[1]:
-            raise RuntimeError("the two servers differ")
+        if any(answer != answers[0] for answer in answers):
+            raise RuntimeError("the servers differ")
 
 
 def row_of(side: str, clients: int, rounds: list[dict[str, Load]]) -> dict[str, Any]:
-    """Return one line of the table; ratios are of the same round, above 1 where batched is better."""
+    """Return one line of the table; ratios are of the same round, above 1 where it beats one by one."""
     own = [one[side] for one in rounds]
     latencies = sorted(second for one in own for second in one.seconds)
     cuts = quantiles(latencies, n=100, method="inclusive")
-    ratios = [
-        (len(one["batched"].seconds) / one["batched"].wall)
-        / (len(one[SIDES[1]].seconds) / one[SIDES[1]].wall)
-        for one in rounds
-    ]
-    tails = [p99(one[SIDES[1]]) / p99(one["batched"]) for one in rounds]
+    alone = [one[ALONE] for one in rounds]
+    ratios = [throughput(one) / throughput(other) for one, other in zip(own, alone, strict=True)]
+    tails = [p99(other) / p99(one) for one, other in zip(own, alone, strict=True)]
     row = {
         "side": side,
         "clients": clients,
         "requests": len(latencies),
-        "requests_per_second": median(len(one.seconds) / one.wall for one in own),
+        "requests_per_second": median(map(throughput, own)),
         "p50_ms": 1000 * cuts[49],
         "p99_ms": 1000 * cuts[98],
         "cpu_ms": 1000 * median(one.cpu / len(one.seconds) for one in own),
     }
-    if side == "batched":
+    if side != ALONE:
         row |= {
             "throughput_ratio": [min(ratios), median(ratios), max(ratios)],
             "p99_ratio": [min(tails), median(tails), max(tails)],
         }
     return row
+
+
+def throughput(one: Load) -> float:
+    return len(one.seconds) / one.wall
 
 
 def p99(one: Load) -> float:
@@ -201,18 +207,19 @@ def main(
         return
     images = [path.read_bytes() for path in sorted(EXAMPLES.glob("*.png"))]
     rows = []
-    with running(SIDES[0], model) as first, running(SIDES[1], model) as second:
-        ports = dict(zip(SIDES, (first, second), strict=True))
+    with ExitStack() as servers:
+        ports = {name: servers.enter_context(running(name, model)) for name in SIDES}
         same_answers(ports, images)
         for clients in (1, 8, 32):
             done: list[dict[str, Load]] = []
             for turn in range(-1, rounds):  # the first warms up
-                order = SIDES if turn % 2 else SIDES[::-1]
+                first = turn % len(SIDES)
+                order = SIDES[first:] + SIDES[:first]
                 one = {name: load(ports[name], clients, requests, images) for name in order}
                 if turn >= 0:
                     done.append(one)
             rows += [row_of(name, clients, done) for name in SIDES]
-        sizes = batch_sizes(first)
+        sizes = batch_sizes(ports["batched"])
     about = {"model": model, "rounds": rounds, "commit": commit(), "hardware": hardware()}
     if as_json:
         print(json.dumps({**about, "batch_images": sizes, "rows": rows}, default=str))
@@ -224,9 +231,7 @@ def main(
 
 def show(rows: list[dict[str, Any]]) -> None:
     columns = ("clients", "side", "requests/s", "p50 ms", "p99 ms", "CPU ms a request", "throughput", "p99")
-    table = Table(
-        *columns, caption="the last two: batched over one by one, median (least to most) of the rounds"
-    )
+    table = Table(*columns, caption="the last two: over one by one, median (least to most) of the rounds")
     for row in rows:
         spread = [
             "{1:.2f} ({0:.2f} to {2:.2f})".format(*row[key]) if key in row else ""
