@@ -57,12 +57,22 @@ class Window:
 
 @rule("Conv")
 def conv(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
-    """At stride 1 a Conv with the kernel turned round: ONNX Runtime has no fast path for ConvTranspose."""
-    x, weight = node.input[:2]
-    G.sizes(node, weight)
-    kernel, sizes, outs = (G.sizes(node, name, 2) for name in (weight, x, node.output[0]))
-    group = int(attributes(node).get("group", 1))
+    """Weights that depend on x (conditional convolutions) get a share too, and so does such a bias."""
+    kernel = G.sizes(node, node.input[1])[2:]
     window = Window.of(G, node, kernel)
+    everywhere = [0, *range(2, 2 + len(kernel))]
+    return [
+        _to_input(G, node, g, window),
+        lambda: _to_weight(G, node, g, window),
+        lambda: G("ReduceSum", g, everywhere, keepdims=0),
+    ]
+
+
+def _to_input(G: Graph, node: NodeProto, g: str, window: Window) -> Share:
+    """At stride 1 a Conv with the kernel turned round: ONNX Runtime has no fast path for ConvTranspose."""
+    weight, kernel = node.input[1], window.kernel
+    sizes, outs = (G.sizes(node, name, 2) for name in (node.input[0], node.output[0]))
+    group = int(attributes(node).get("group", 1))
 
     def spread() -> str:
         return window.spread(G, g, weight, group)
@@ -72,14 +82,12 @@ def conv(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         pads = [r - p for r, p in zip([*reach, *reach], [*window.begins, *window.over], strict=True)]
         taps = [Taps(k - 1, k, 1, 0, 0) for k in kernel]
         if min(pads) < 0:
-            return [spread]
-        return [
-            lambda: G(
-                "Conv", g, turned(G, weight, group, taps), dilations=window.dilations, pads=pads, group=group
-            )
-        ]
+            return spread
+        return lambda: G(
+            "Conv", g, turned(G, weight, group, taps), dilations=window.dilations, pads=pads, group=group
+        )
     if set(window.dilations) != {1}:
-        return [spread]
+        return spread
     axes = zip(kernel, window.strides, window.begins, sizes, outs, strict=True)
     each_axis = [
         [Taps.of(phase, kernel=k, stride=s, begin=b, size=size, out=out) for phase in range(s)]
@@ -94,7 +102,31 @@ def conv(G: Graph, node: NodeProto, g: str) -> Sequence[Share]:
         G.phases[whole] = split
         return whole
 
-    return [share]
+    return share
+
+
+def _to_weight(G: Graph, node: NodeProto, g: str, window: Window) -> str:
+    """Return the sum over images and places of g times the x that each tap met: a Conv of x by g, in which
+    images are the channels, and strides and dilations change places."""
+    group = int(attributes(node).get("group", 1))
+    (channels, *sizes), (outputs, *outs) = (G.sizes(node, n, 1) for n in (node.input[0], node.output[0]))
+    axes = list(range(len(sizes)))
+    rest = [3 + axis for axis in axes]
+    by_group = G("Reshape", node.input[0], [0, group, channels // group, *sizes])
+    x = G("Reshape", G("Transpose", by_group, perm=[2, 1, 0, *rest]), [channels // group, -1, *sizes])
+    by_group = G("Reshape", g, [0, group, outputs // group, *outs])
+    kernel = G("Reshape", G("Transpose", by_group, perm=[1, 2, 0, *rest]), [outputs, -1, *outs])
+    taps = G(
+        "Conv",
+        x,
+        kernel,
+        strides=window.dilations,
+        dilations=window.strides,
+        pads=[*window.begins, *(max(over, 0) for over in window.over)],
+        group=group,
+    )  # and more taps than the kernel has, where the last pixels were unread
+    spatial = [2 + axis for axis in axes]
+    return G("Transpose", G("Slice", taps, [0] * len(axes), window.kernel, spatial), perm=[1, 0, *spatial])
 
 
 @rule("ConvTranspose")

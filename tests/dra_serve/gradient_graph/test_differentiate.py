@@ -91,9 +91,9 @@ REFUSED = {
         {"s": np.ones(6, np.float32)}, "training"),
     "Dropout in training": (
         "y = Dropout(x, r, t)", "y", {"r": np.float32(0.5), "t": np.array(True)}, "training"),
-    "weights that depend on x": (
-        "w = Reshape(x, s) k = ReduceMean<keepdims=1>(w, a) y = Conv<pads=[0, 5]>(w, k)", "y",
-        {"s": [-1, 1, 6], "a": [0]}, "input 1 depends on x"),
+    "a scale that depends on x": (
+        "w = ReduceMean<keepdims=0>(x, a) y = LayerNormalization(x, w)", "y", {"a": [0]},
+        "input 1 depends on x"),
     "rounding to integers": ("i = Cast<to=7>(x) y = Cast<to=1>(i)", "y", {}, "steps"),
     "places as values": ("v, i = TopK(x, k) y = Cast<to=1>(i)", "y", {"k": [6]}, "steps"),
     "the statistics of a LayerNormalization": (

@@ -17,7 +17,30 @@ def conv(name: str, attributes: str, weight: tuple[int, ...], shape=IMAGE, **opt
     return Case(f"Conv {name}", body, shape, network, {"w": weight, "b": weight[:1]})
 
 
+def conditional(name: str, attributes: str, outputs: int, shape=IMAGE, **options) -> Case:
+    """A convolution whose weights and bias are drawn from the images themselves."""
+    group = options.get("groups", 1)
+
+    def network(x, w, **_):
+        weight = (x[:, :, :3, :3].mean(0).sin().reshape(-1, 4 // group, 3, 3) * w)[:outputs]
+        return F.conv2d(x, weight, x.mean((0, 2, 3))[:outputs], **options)
+
+    body = ("c = Slice(x, zeros, threes, last) m = ReduceMean<keepdims=0>(c, images) s = Sin(m) "
+            "r = Reshape(s, form) k = Mul(r, w) a = ReduceMean<keepdims=0>(x, but_channels) "
+            f"b = Slice(a, zero, many, zero) y = Conv<{attributes}>(x, k, b)")  # fmt: skip
+    constants = {"zeros": [0, 0], "threes": [3, 3], "last": [2, 3], "images": [0], "zero": [0],
+                 "many": [outputs], "but_channels": [0, 2, 3], "form": [-1, 4 // group, 3, 3],
+                 "w": (outputs, 4 // group, 3, 3)}  # fmt: skip
+    return Case(f"Conv, weights that depend on x, {name}", body, shape, network, constants)
+
+
 CASES = [
+    conditional("plain", "group=1", 1),
+    conditional("padded", "pads=[1,1,1,1]", 1, padding=1),
+    conditional("stride 2, last pixels unread", "strides=[2,3]", 1, stride=(2, 3)),
+    conditional("groups, stride, dilation", "group=2, strides=[2,1], dilations=[1,2], pads=[2,1,2,1]", 2,
+                groups=2, stride=(2, 1), dilation=(1, 2), padding=(2, 1)),
+    conditional("depthwise", "group=4", 4, groups=4),
     conv("1x1", "kernel_shape=[1,1]", (6, 4, 1, 1)),
     conv("3x3", "pads=[1,1,1,1]", (6, 4, 3, 3), padding=1),
     conv("no padding", "group=1", (6, 4, 3, 2)),
