@@ -57,7 +57,7 @@ class Recipe:
     seed: int = 0
 
 
-_CIFAR = Recipe(name="cifar10-tiny-at", data="cifar10", epochs=40)
+_CIFAR = Recipe(name="cifar10-tiny-at", data="cifar10", epochs=40, lam_end=0.0)
 _DIGITS = Recipe(
     name="digits-at",
     data="digits",
