@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -48,35 +48,27 @@ def serve(side: str, model: str) -> None:
     import uvicorn
     from fastapi import Request
 
-    from dra_serve.images import decode, fit
-    from dra_serve.service.answers import predict_pixels
+    from dra_serve.onnx_classifier import OnnxClassifier
     from dra_serve.service.api import create_app
-    from dra_serve.service.inputs import read_inputs
     from dra_serve.service.registry import Registry
-    from dra_serve.service.schemas import PredictFields, PredictionOut, PredictOut
     from dra_serve.service.server import listen
     from dra_serve.service.settings import Settings
 
     app = create_app(Registry.load([model]), Settings(models=(model,), ui=False))
     service = app.state.service
 
-    async def one_by_one(request: Request) -> PredictOut:
-        inputs = await read_inputs(request)
-        fields = inputs.parse(PredictFields)
-        own = service.registry.get(fields.model)
+    async def one_by_one(
+        model: OnnxClassifier, read: Callable[[], tuple[np.ndarray, Any]], request: Request
+    ) -> tuple[np.ndarray, Any]:
+        def work(_: Any) -> tuple[np.ndarray, Any]:
+            x, rest = read()
+            return model.logits(x), rest
 
-        def work(_: Any) -> PredictOut:
-            pixels: list[np.ndarray] = [
-                fit(decode(image), own.input_shape, resize=False) for image in inputs.images
-            ]
-            found = predict_pixels(own, pixels, top_k=fields.top_k)
-            return PredictOut(model=own.name, predictions=[PredictionOut.of(p) for p in found])
-
-        answer: PredictOut = await service.predictions.run(work, request)
+        answer: tuple[np.ndarray, Any] = await service.predictions.run(work, request)
         return answer
 
     if side == ALONE:
-        service.predict = one_by_one
+        service.logits = one_by_one
     if side == "queue first":
         for batcher in service._batchers.values():
             batcher.answer_now = lambda *_: None

@@ -27,7 +27,7 @@ import dra_serve
 from dra_serve.errors import BadRequest, DraServeError, UserError
 from dra_serve.images import encode_png, to_float
 from dra_serve.onnx_classifier import OnnxClassifier
-from dra_serve.service.answers import attack_models
+from dra_serve.service.attacking import attack_models
 from dra_serve.service.ui.controls import first_attack
 from dra_serve.service.ui.picture import ORDER
 from training.data import load_data

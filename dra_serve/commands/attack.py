@@ -40,7 +40,8 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack images: the verdict is the model's answer to the image rounded to 8 bits."""
-    from dra_serve.service.answers import AttackRequest, attack_models, check_attack
+    from dra_serve.service.answers import AttackRequest
+    from dra_serve.service.attacking import attack_models, check_attack
 
     classifier = source.load(model)
     options = {"norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "restarts": restarts}
@@ -86,7 +87,7 @@ def _attack_json(
     answers: Sequence["AttackAnswer"],
     files: Sequence[Path | None],
 ) -> dict[str, Any]:
-    from dra_serve.service.schemas import AttackOut
+    from dra_serve.service.schemas.attacked import AttackOut
 
     results = []
     for image, answer, file in zip(images, answers, files, strict=True):

@@ -17,7 +17,7 @@ def models(
     """Show models and their measured accuracies, each with its attack, radius and number of images."""
     from dra_serve.loading import load
     from dra_serve.service.registry import BUNDLED_PAIR
-    from dra_serve.service.schemas import ModelOut
+    from dra_serve.service.schemas.models import ModelOut
 
     loaded = [load(source) for source in sources or BUNDLED_PAIR]
     if as_json:

@@ -22,8 +22,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify images."""
-    from dra_serve.service.answers import predict_pixels
-    from dra_serve.service.schemas import PredictionOut
+    from dra_serve.service.predicting import predict_pixels
+    from dra_serve.service.schemas.predict import PredictionOut
     from dra_serve.service.words import percent
 
     classifier = source.load(model)

@@ -16,10 +16,12 @@ from dra_serve.attacks.parameters import Parameters
 from dra_serve.errors import BadRequest, DraServeError
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.admission import Pool
-from dra_serve.service.answers import AttackAnswer, AttackRequest, OnStep, Step, attack_models, check_attack
+from dra_serve.service.answers import AttackAnswer, AttackRequest, OnStep, Step
+from dra_serve.service.attacking import attack_models, check_attack
 from dra_serve.service.logs import log
 from dra_serve.service.problems import to_problem
-from dra_serve.service.schemas import MAX_TOTAL_QUERIES, MAX_TOTAL_STEPS, AttackOut, StepOut
+from dra_serve.service.schemas.attack import MAX_TOTAL_QUERIES, MAX_TOTAL_STEPS
+from dra_serve.service.schemas.attacked import AttackOut, StepOut
 
 
 @dataclass(frozen=True)

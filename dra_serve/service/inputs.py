@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from dra_serve.errors import BadRequest, MalformedRequest, UnsupportedFormat
+from dra_serve.images import decode, fit
 from dra_serve.service.problems import broken_body, from_validation
 
 MAX_IMAGES = 32
@@ -39,6 +41,10 @@ class Inputs:
         """Raise BadRequest if there are several."""
         if len(self.images) > 1:
             raise BadRequest("image", given=f"{len(self.images)} images", allowed="one image at a time")
+
+    def pixels(self, input_shape: tuple[int, int, int], *, resize: bool) -> list[np.ndarray]:
+        """Return the images decoded, uint8 (H, W, C) each, in the model's own size; see `images.fit`."""
+        return [fit(decode(image), input_shape, resize=resize) for image in self.images]
 
     def parse(self, model: type[F]) -> F:
         """Return the fields as `model`; an error naming the first that is unknown, doubled or wrong."""

@@ -14,9 +14,10 @@ from dra_serve.images import fit
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.receipts import title
 from dra_serve.service.admission import Pool
-from dra_serve.service.answers import AttackAnswer, AttackRequest, Step, predict_pixels
+from dra_serve.service.answers import AttackAnswer, AttackRequest, Step
 from dra_serve.service.attack_job import AttackJob
 from dra_serve.service.logs import log
+from dra_serve.service.predicting import predict_pixels
 from dra_serve.service.registry import Registry
 from dra_serve.service.ui.card import Card, Face, stage
 from dra_serve.service.ui.live import Count, Turn, watch

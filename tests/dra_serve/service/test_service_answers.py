@@ -13,7 +13,9 @@ from dra_serve.attacks.norms import format_radius
 from dra_serve.errors import BadRequest, ModelFolderError, UnknownModel
 from dra_serve.gradient_graph import differentiate
 from dra_serve.onnx_classifier import OnnxClassifier
-from dra_serve.service.answers import AttackRequest, Step, attack_models, predict_pixels, to_prediction
+from dra_serve.service.answers import AttackRequest, Step
+from dra_serve.service.attacking import attack_models
+from dra_serve.service.predicting import predict_pixels, to_prediction
 from dra_serve.service.registry import Registry
 from dra_serve.service.settings import Settings
 from dra_serve.service.words import describe, percent

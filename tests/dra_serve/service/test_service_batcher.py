@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from dra_serve.checks import check_images
 from dra_serve.errors import BadRequest, Overloaded, ShuttingDown
 from dra_serve.service.batcher import Batcher, Call
-from dra_serve.service.statistics import Statistics
+from dra_serve.service.open_inference.statistics import Statistics
 
 SHAPE = (1, 2, 2)
 

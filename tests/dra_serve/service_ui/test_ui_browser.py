@@ -17,7 +17,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from dra_serve.images import decode, encode_png
-from dra_serve.service.answers import AttackRequest, attack_models, predict_pixels
+from dra_serve.service.answers import AttackRequest
+from dra_serve.service.attacking import attack_models
+from dra_serve.service.predicting import predict_pixels
 from dra_serve.service.registry import Registry
 from dra_serve.service.words import describe
 

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol's bytes: a request's body -> one input tensor, and logits -> an answer.
+"""A request's body -> one input tensor.
 
 Tensors travel as JSON numbers, flat or nested, or in the binary extension as raw little-endian float32
-behind the JSON, whose length is then in the header Inference-Header-Content-Length. Knows no server.
+behind the JSON, whose length is then in a header. Knows no server.
 """
 
 import json
@@ -14,12 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dra_serve.errors import BadRequest, MalformedRequest
-
-HEADER = "Inference-Header-Content-Length"
-INPUT, OUTPUTS = "x", ("logits", "probabilities")
-DATATYPE = "FP32"
-_LONGEST_ID = 200
-_FLOAT = np.dtype("<f4")
+from dra_serve.service.open_inference.names import DATATYPE, FLOAT, HEADER, INPUT, LONGEST_ID, OUTPUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +35,8 @@ def read_request(
     """
     head, binary = _split(body, header_length)
     request = _object(_parse(head), "body", required=("inputs",), optional=("id", "parameters", "outputs"))
-    if not isinstance(request.get("id", ""), str) or len(request.get("id", "")) > _LONGEST_ID:
-        raise BadRequest("id", given=request["id"], allowed=f"text of at most {_LONGEST_ID} characters")
+    if not isinstance(request.get("id", ""), str) or len(request.get("id", "")) > LONGEST_ID:
+        raise BadRequest("id", given=request["id"], allowed=f"text of at most {LONGEST_ID} characters")
     parameters = _object(request.get("parameters", {}), "parameters", optional=("binary_data_output",))
     by_default = _boolean(parameters, "binary_data_output", "parameters")
     return InferRequest(
@@ -49,26 +44,6 @@ def read_request(
         outputs=_outputs(request.get("outputs"), by_default),
         x=_input(request["inputs"], binary, input_shape, max_images),
     )
-
-
-def write_answer(
-    request: InferRequest, logits: np.ndarray, *, model: str, version: str
-) -> tuple[bytes, int | None]:
-    """Return the body, and the length of its JSON if tensors follow it."""
-    values = {"logits": logits, "probabilities": _softmax(logits)}
-    described, raw = [], []
-    for name, is_binary in request.outputs.items():
-        tensor = {"name": name, "datatype": DATATYPE, "shape": list(logits.shape)}
-        if is_binary:
-            raw.append(values[name].astype(_FLOAT).tobytes())
-            described.append({**tensor, "parameters": {"binary_data_size": len(raw[-1])}})
-        else:
-            described.append({**tensor, "data": values[name].ravel().tolist()})
-    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
-    if request.id is not None:
-        answer["id"] = request.id
-    head = json.dumps(answer, allow_nan=False).encode()
-    return head + b"".join(raw), len(head) if raw else None
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
@@ -156,14 +131,14 @@ def _input(inputs: Any, binary: bytes, input_shape: tuple[int, int, int], max_im
             given = f"{len(binary):,} bytes behind the JSON"
             raise BadRequest("body", given=given, allowed="none beside inputs[0].data")
         return _numbers(tensor["data"], shape)
-    size = _FLOAT.itemsize * math.prod(shape)
+    size = FLOAT.itemsize * math.prod(shape)
     declared = parameters["binary_data_size"]
     if declared != size or isinstance(declared, (bool, float)):
         allowed = f"{size:,}, the bytes of {DATATYPE} {list(shape)}"
         raise BadRequest(f"{where}.parameters.binary_data_size", given=declared, allowed=allowed)
     if len(binary) != size:
         raise BadRequest("body", given=f"{len(binary):,} bytes behind the JSON", allowed=f"{size:,}")
-    return np.frombuffer(binary, _FLOAT).astype(np.float32, copy=False).reshape(shape)
+    return np.frombuffer(binary, FLOAT).astype(np.float32, copy=False).reshape(shape)
 
 
 def _shape(given: Any, input_shape: tuple[int, int, int], max_images: int) -> tuple[int, ...]:
@@ -202,9 +177,3 @@ def _numbers(data: Any, shape: tuple[int, ...]) -> np.ndarray:
         raise BadRequest("inputs[0].data", given="something else than numbers", allowed=allowed) from error
     with np.errstate(over="ignore"):
         return wide.astype(np.float32).reshape(shape)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities

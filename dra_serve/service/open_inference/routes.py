@@ -1,8 +1,4 @@
-"""/v2, the Open Inference Protocol: its clients (Triton's, KServe's) ask our models as they stand.
-
-One version a model, "1"; one input, x, FP32 (N, C, H, W) in [0, 1]; outputs logits and probabilities. With
-the binary, configuration and statistics extensions. Errors are the protocol's, {"error": sentence}.
-"""
+"""The routes of /v2."""
 
 import json
 from collections.abc import Callable
@@ -18,9 +14,10 @@ from dra_serve.checks import check_images
 from dra_serve.errors import BadRequest, MalformedRequest, TooLarge, UnknownModel, UnsupportedFormat
 from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.inputs import MAX_IMAGES
-from dra_serve.service.open_inference_schemas import (
-    INDEX_BODY,
-    INFER_BODY,
+from dra_serve.service.open_inference.bodies import INDEX_BODY, INFER_BODY, errors
+from dra_serve.service.open_inference.names import HEADER, VERSION
+from dra_serve.service.open_inference.reading import InferRequest, read_request
+from dra_serve.service.open_inference.schemas import (
     Indexed,
     Live,
     ModelConfigOut,
@@ -29,14 +26,12 @@ from dra_serve.service.open_inference_schemas import (
     Ready,
     ServerMetadata,
     StatisticsOut,
-    errors,
 )
+from dra_serve.service.open_inference.statistics import Statistics
+from dra_serve.service.open_inference.writing import write_answer
 from dra_serve.service.registry import Registry
-from dra_serve.service.statistics import Statistics
-from dra_serve.service.tensors import HEADER, InferRequest, read_request, write_answer
 
 T = TypeVar("T")
-VERSION = "1"
 _LONGEST_INDEX = 4096
 
 
@@ -52,7 +47,7 @@ class Service(Protocol):
     ) -> tuple[np.ndarray, T]: ...
 
 
-def add_v2(app: FastAPI, service: Service) -> None:
+def add(app: FastAPI, service: Service) -> None:
     """Add the routes of /v2 to `app`."""
     _add_server(app, service)
     _add_statistics(app, service)  # before the models: "stats" is no model's name there
