@@ -7,7 +7,7 @@ signatures of the attacks.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Self
 
 from dra_serve.attacks.norms import get_norm, parse_radius
 from dra_serve.checks import check_integer
@@ -120,7 +120,8 @@ class Parameters:
         given: a value for each field, as a person types them. Raises BadRequest naming the first at fault.
         """
         largest = get_norm(given["norm"]).largest(input_shape)
-        checked = {name: check(name, given.pop(name), largest) for name, check in _checks(cls).items()}
+        types: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        checked = {name: own.__metadata__[0](name, given.pop(name), largest) for name, own in types.items()}
         assert not given, f"{cls.__name__} has no {', '.join(given)}"
         return cls(**cls.complete(checked))
 
@@ -128,8 +129,3 @@ class Parameters:
     def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values with those that depend on others; BadRequest where two contradict."""
         return values
-
-
-def _checks(kind: type[Parameters]) -> dict[str, Check]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name].__metadata__[0] for field in fields(kind)}

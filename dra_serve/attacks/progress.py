@@ -46,6 +46,7 @@ class Progress:
         self._budget, self._stop_on_success, self._watch = budget, stop_on_success, watch
         self._recorded, self._stopped = 0, False
         self._best_x, self._best_loss, self._fooled = x, goal.value(logits), goal.reached(logits)
+        self._to_close = stop_on_success and any(self._fooled.tolist())
         self._closed: list[Array] | None = None  # x_adv, loss, success, steps done, once anybody left
         if watch.on_step is not None:
             self._now = [xp.asarray(a, copy=True) for a in (x, logits, self._best_loss, self._fooled)]
@@ -98,11 +99,11 @@ class Progress:
 
     def record(self, logits: Array, loss: Array, *, steps_done: int) -> None:
         """Judge the open images' current iterate, reached after `steps_done` steps."""
-        reached, had, higher = self.goal.reached(logits), self._fooled, loss > self._best_loss
-        if self._stop_on_success:  # then nobody open had been fooled
-            better, self._fooled = reached | higher, reached
-        else:
-            better, self._fooled = (reached & ~had) | ((reached == had) & higher), had | reached
+        reached, had, better = self.goal.reached(logits), self._fooled, loss > self._best_loss
+        if not self._stop_on_success:
+            better, self._fooled = (reached & ~had) | ((reached == had) & better), had | reached
+        elif any(reached.tolist()):  # nobody open had been fooled before
+            better, self._fooled, self._to_close = reached | better, reached, True
         self._best_x, self._best_loss = choose(better, (self.x_adv, loss), (self._best_x, self._best_loss))
         self._recorded = steps_done
         if self._watch.on_step is not None:
@@ -137,9 +138,10 @@ class Progress:
 
     def _narrow(self) -> Array | None:
         """Close what is fooled, if finished images are to stop; return who stays, None if all do."""
-        if not self._stop_on_success or not any(self._fooled.tolist()):
+        if not self._to_close:
             return None
         self._write_back()
+        self._to_close = False
         kept = ~self._fooled
         self._open, self._best_x, self._best_loss, self._fooled = (
             a[kept] for a in (self._open, self._best_x, self._best_loss, self._fooled)
