@@ -75,8 +75,8 @@ class Progress:
     def visits(self, model: Classifier, steps: int) -> Iterator[Visit]:
         """Yield what the model says of each iterate, for the attack to set the next `x_adv`, `steps` times.
 
-        Whom an iterate fools is closed. Nothing follows the last, so `logits` judges it, at less than half
-        the price. It ends early where nobody is open, time is up, or whoever watches says stop.
+        Whom an iterate fools is closed. Nothing follows the last, so the cheaper `logits`
+        judges it. It ends early where nobody is open, time is up, or whoever watches says stop.
         """
         before = self._recorded
         for taken in range(steps + 1):
