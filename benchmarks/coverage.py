@@ -82,10 +82,10 @@ def left_out(weights: int, largest: float, free: float) -> str:
     largest: in millions of weights; free: memory, in bytes.
     """
     millions = weights / 1e6
-    if millions > largest:
-        return f"{millions:.0f} million weights, more than --max-weights {largest:g}"
     if millions > ONE_FILE:
         return f"{millions:.0f} million weights, more than the {ONE_FILE} of one protobuf file (2 GiB)"
+    if millions > largest:
+        return f"{millions:.0f} million weights, more than --max-weights {largest:g}"
     if (needed := weights * BYTES_A_WEIGHT + SPARE) > free:
         return f"{millions:.0f} million weights need {needed / 1e9:.1f} GB free, there are {free / 1e9:.1f}"
     return ""
