@@ -1,11 +1,9 @@
 """A client of the HTTP service, on the standard library alone."""
 
-import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,17 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from dra_serve.classifier import Prediction
+from dra_serve.client_answers import (
+    AttackResponse,
+    AttackStep,
+    ServedModel,
+    attack_response,
+    attack_step,
+    prediction,
+    served_model,
+)
 from dra_serve.errors import BadRequest, DraServeError, Overloaded
-from dra_serve.images import decode, encode_png
-from dra_serve.service.answers import Attacked
-
-_COLOUR_TYPE, _GREY = 25, 0  # its place in a PNG file, and its value for one channel (PNG, section 11.2.1)
+from dra_serve.images import encode_png
 
 Image = str | Path | bytes | np.ndarray
 """A file's path, its bytes, or pixels: uint8 (H, W, 3) or (H, W, 1)."""
@@ -31,48 +35,6 @@ class Unreachable(DraServeError):
 
     status = 503
     title = "Service unreachable"
-
-
-@dataclass(frozen=True)
-class AttackResponse:
-    """attack: every value in force. transfer[source][target]: whether source's image fools target."""
-
-    attack: dict[str, Any]
-    results: tuple[Attacked, ...]
-    transfer: dict[str, dict[str, bool]]
-
-
-@dataclass(frozen=True)
-class AttackStep:
-    """Where the attack on one model stands; step is 1-based.
-
-    pixels: the image there, uint8 (H, W, C), at each `every`-th step of a stream that asked for it.
-    """
-
-    model: str
-    step: int
-    steps: int
-    loss: float
-    success: bool
-    label: str
-    score: float
-    pixels: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model as the service describes it; None where its folder says nothing."""
-
-    name: str
-    classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    has_gradient: bool
-    twin: str | None
-    threat: dict[str, Any] | None
-    data: dict[str, Any] | None
-    recipe: dict[str, Any] | None
-    training: dict[str, Any] | None
-    receipts: tuple[dict[str, Any], ...]
 
 
 class Client:
@@ -95,7 +57,7 @@ class Client:
     ) -> Prediction:
         """Return the answer to one image."""
         answer = self._post("/v1/predict", image, {"model": model, "top_k": top_k, "resize": resize})
-        return _prediction(answer["predictions"][0])
+        return prediction(answer["predictions"][0])
 
     def attack(self, image: Image, **fields: Any) -> AttackResponse:
         """Return the attack on one image.
@@ -103,7 +65,7 @@ class Client:
         fields: those of POST /v1/attack, models (a sequence of names), attack, norm, eps, alpha, steps,
         restarts, seed, label, target, top_k, resize; left out, they take the service's defaults.
         """
-        return _attack_response(self._post("/v1/attack", image, fields))
+        return attack_response(self._post("/v1/attack", image, fields))
 
     def attack_stream(self, image: Image, **fields: Any) -> Iterator[AttackStep | AttackResponse]:
         """Yield an AttackStep after each step, then the AttackResponse. Leaving early stops the attack.
@@ -114,18 +76,18 @@ class Client:
         with self._open(request) as response:
             for event, data in _events(response):
                 if event == "step":
-                    yield _attack_step(data)
+                    yield attack_step(data)
                 elif event == "error":
                     raise _error(data, {})
                 else:
-                    yield _attack_response(data)
+                    yield attack_response(data)
                     return
         raise Unreachable(f"{self._url}: the stream ended without a result")
 
     def models(self) -> list[ServedModel]:
         """Return every model that is served, the default first."""
         with self._open(Request(f"{self._url}/v1/models")) as response:  # noqa: S310 - checked above
-            return [_served_model(model) for model in _json(response)["models"]]
+            return [served_model(model) for model in _json(response)["models"]]
 
     def ready(self) -> bool:
         """Return whether the service is up and its models answer rightly."""
@@ -217,35 +179,3 @@ def _family(kind: type[DraServeError]) -> Iterator[type[DraServeError]]:
     yield kind
     for child in kind.__subclasses__():
         yield from _family(child)
-
-
-def _prediction(value: Mapping[str, Any]) -> Prediction:
-    top = tuple((entry["label"], entry["score"]) for entry in value["top"])
-    return Prediction(label=value["label"], score=value["score"], top=top)
-
-
-def _attack_response(value: Mapping[str, Any]) -> AttackResponse:
-    return AttackResponse(value["attack"], tuple(map(_attacked, value["results"])), value["transfer"])
-
-
-def _attacked(value: Mapping[str, Any]) -> Attacked:
-    seen = {"clean": _prediction(value["clean"]), "adversarial": _prediction(value["adversarial"])}
-    return Attacked(**{**value, **seen, "pixels": _pixels(value["adversarial"]["image"])})
-
-
-def _attack_step(value: Mapping[str, Any]) -> AttackStep:
-    plain = {name: part for name, part in value.items() if name != "image"}
-    return AttackStep(**plain, pixels=_pixels(value["image"]) if "image" in value else None)
-
-
-def _pixels(uri: str) -> np.ndarray:
-    """Return the pixels of a PNG in a data URI, (H, W, 3) or (H, W, 1) as the file has them."""
-    png = base64.b64decode(uri.partition(",")[2])
-    pixels = decode(png)  # RGB, whatever the file is
-    return pixels[:, :, :1] if png[_COLOUR_TYPE] == _GREY else pixels
-
-
-def _served_model(value: Mapping[str, Any]) -> ServedModel:
-    shape = value["input_shape"]
-    tuples = {"classes": tuple(value["classes"]), "receipts": tuple(value["receipts"])}
-    return ServedModel(**{**value, **tuples, "input_shape": (shape[0], shape[1], shape[2])})

@@ -45,6 +45,7 @@ LAYERS = {  # inside dra_serve: a module imports its own layer and those before 
     "sums": 2,
     "cli": 3,
     "client": 3,
+    "client_answers": 3,
     "commands": 3,
     "service": 3,
     "__init__": 4,

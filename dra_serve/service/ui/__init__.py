@@ -3,9 +3,11 @@
     picture.py   an example or an upload, and the words about it
     live.py      an attack in the service's pool, its steps as they happen
     view.py      pieces of the page as HTML, everything escaped
-    card.py      one model's card: images, chart, bars
+    controls.py  what the controls say at first, and what an attack makes of them
+    card.py      what is known of one model; faces.py: how it is introduced
+    stage.py     the models' cards side by side; chart.py, bars.py: two parts of a card
     handlers.py  what each button does
-    page.py      the layout and the wiring, in Gradio
+    page.py      the layout and the wiring, in Gradio; mounting.py: where it stands
 
 Gradio takes 8 s to import, so nothing here imports it before `build` or `mount` is called.
 """
@@ -68,7 +70,7 @@ def mount(
     One process only: Gradio's queue and sessions live in memory.
     """
     _require_gradio()
-    from dra_serve.service.ui.page import mount_page
+    from dra_serve.service.ui.mounting import mount_page
 
     return mount_page(app, build(service, examples=examples, attack_seconds=attack_seconds), path=PATH)
 

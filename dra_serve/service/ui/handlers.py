@@ -3,25 +3,25 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dra_serve.attacks import get_attack
-from dra_serve.errors import DraServeError, Overloaded, ShuttingDown, UserError
+from dra_serve.errors import DraServeError, Overloaded, ShuttingDown
 from dra_serve.images import fit
 from dra_serve.onnx_classifier import OnnxClassifier
-from dra_serve.receipts import title
 from dra_serve.service.admission import Pool
-from dra_serve.service.answers import AttackAnswer, AttackRequest, Step
+from dra_serve.service.answers import AttackAnswer, AttackRequest
 from dra_serve.service.attack_job import AttackJob
 from dra_serve.service.logs import log
 from dra_serve.service.predicting import predict_pixels
 from dra_serve.service.registry import Registry
-from dra_serve.service.ui.card import Card, Face, stage
+from dra_serve.service.ui.card import Card
+from dra_serve.service.ui.faces import introduce
 from dra_serve.service.ui.live import Count, Turn, watch
 from dra_serve.service.ui.picture import Picture, read_examples, read_upload
+from dra_serve.service.ui.stage import stage
 from dra_serve.service.ui.view import message
 from dra_serve.service.words import describe
 
@@ -128,12 +128,9 @@ class Handlers:
             for shown in self._attack(turn.stop, picture, names, attack, options):
                 if turn.instead is None:
                     yield shown
-        except ShuttingDown as error:
-            yield message([error.detail], "error"), self.show(picture, names)[1]
-        except Overloaded:
-            yield message([TOO_MANY], "error"), self.show(picture, names)[1]
         except DraServeError as error:
-            yield message([error.detail], "error"), self.show(picture, names)[1]
+            crowded = isinstance(error, Overloaded) and not isinstance(error, ShuttingDown)
+            yield message([TOO_MANY if crowded else error.detail], "error"), self.show(picture, names)[1]
         except Exception as error:
             log("unexpected", error=repr(error))
             yield message(["Something went wrong on our side; it has been logged."], "error"), ""
@@ -162,7 +159,8 @@ class Handlers:
                 yield self._judged(news, cards, stopped=stop.is_set())
                 return
             for step in news:
-                cards[step.model] = _with_step(cards[step.model], step)
+                card = cards[step.model]
+                cards[step.model] = replace(card, steps=(*card.steps, step))
                 says = f"Attacking {' and '.join(cards)} …"
             now = time.monotonic()
             if now - shown >= _FRAME:
@@ -193,31 +191,3 @@ class Handlers:
             f"This image has {own_size} pixels; the models take {width} × {height}. "  # noqa: RUF001
             "Take it resized, or upload one of that size."
         )
-
-
-def introduce(model: OnnxClassifier) -> Face:
-    """Return a model's name, what it was trained with, and the most telling of its receipts in a line."""
-    lam = model.config.recipe.get("lam") if model.config else None
-    role = ("DRA" if lam > 0 else "AT twin") if isinstance(lam, (int, float)) else ""
-    return Face(name=model.name, role=role, record=record(model.receipts))
-
-
-def record(receipts: Sequence[dict[str, Any]]) -> str:
-    """Return the receipt of the most images, of those the hardest attack's, as a line; "" without any.
-
-    Receipts come from outside: one without the figures is passed over.
-    """
-    lines = []
-    for receipt in receipts:
-        with suppress(KeyError, TypeError, ValueError, UserError):
-            robust = float(receipt["robust_accuracy_8bit"])
-            line = (
-                f"{receipt['n']:,} images: {100 * receipt['clean_accuracy']:.1f} % clean, "
-                f"{100 * robust:.1f} % under {title(receipt)}"
-            )
-            lines.append((-receipt["n"], robust, line))
-    return min(lines)[2] if lines else ""
-
-
-def _with_step(card: Card, step: Step) -> Card:
-    return replace(card, steps=(*card.steps, step))

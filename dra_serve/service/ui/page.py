@@ -1,23 +1,17 @@
 """The page itself: which controls there are, and which handler each of them calls."""
 
-import atexit
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, Response
 
 from dra_serve.attacks import ATTACKS, get_attack
-from dra_serve.images import MAX_BYTES
 from dra_serve.service.ui import Service, controls, view
 from dra_serve.service.ui.handlers import Handlers
 from dra_serve.service.ui.live import Turn
+from dra_serve.service.ui.mounting import use_own_temporary_folder
 from dra_serve.service.ui.picture import Picture
 
 _ATTACKS = {
@@ -38,7 +32,6 @@ _INTRO = """
 <p>The attack looks for a nearby image that the model gets wrong, along its own gradient or by asking it. The
 verdict is on the 8-bit image, just as a file would hold it.</p>
 """
-_HEAD = '<meta name="color-scheme" content="light dark">'
 _PICK = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
@@ -57,7 +50,7 @@ _CACHE_SECONDS = (600, 3600)  # look every ten minutes; delete uploads older tha
 
 def build_page(service: Service, *, examples: Path, attack_seconds: float) -> gr.Blocks:
     """Return the page; see `dra_serve.service.ui.build`."""
-    _use_own_temporary_folder()
+    use_own_temporary_folder()
     handlers = Handlers(
         service.registry,
         examples=examples,
@@ -71,27 +64,6 @@ def build_page(service: Service, *, examples: Path, attack_seconds: float) -> gr
         _Page(handlers)
     page.queue(default_concurrency_limit=2, max_size=8)
     return page
-
-
-def mount_page(app: FastAPI, page: gr.Blocks, *, path: str) -> FastAPI:
-    """Return app with the page at `path`, and an icon where browsers look for one."""
-
-    @app.get("/favicon.ico", include_in_schema=False)
-    async def icon() -> Response:
-        return Response(_read("icon.svg"), media_type="image/svg+xml")
-
-    mounted: FastAPI = gr.mount_gradio_app(
-        app,
-        page,
-        path=path,
-        show_error=False,
-        footer_links=[],
-        max_file_size=MAX_BYTES,
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        # Not `css=`: Gradio would put a prefix before each selector, and `.dark` would match nothing.
-        head=f"{_HEAD}<style>{_read('style.css')}</style>",
-    )
-    return mounted
 
 
 class _Page:
@@ -288,15 +260,3 @@ def _own_options(attack: str) -> tuple[Any, ...]:
 
 def _idle() -> tuple[Any, Any]:
     return gr.update(interactive=True), gr.update(interactive=False)
-
-
-def _read(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _use_own_temporary_folder() -> None:
-    """Give Gradio's cache a folder that ends with this process, unless the operator chose one."""
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="dra-serve-ui-")
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)

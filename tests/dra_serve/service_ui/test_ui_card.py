@@ -10,7 +10,8 @@ import pytest
 from dra_serve.classifier import Prediction
 from dra_serve.images import decode
 from dra_serve.service.answers import Attacked, Step
-from dra_serve.service.ui.card import Card, Face, magnify, render, stage
+from dra_serve.service.ui.card import Card, Face
+from dra_serve.service.ui.stage import magnify, render, stage
 
 from .conftest import noise
 

@@ -17,7 +17,8 @@ from dra_serve.onnx_classifier import OnnxClassifier
 from dra_serve.service.admission import Pool
 from dra_serve.service.answers import AttackAnswer
 from dra_serve.service.registry import Registry
-from dra_serve.service.ui.handlers import TOO_MANY, Handlers, introduce, record
+from dra_serve.service.ui.faces import introduce, record
+from dra_serve.service.ui.handlers import TOO_MANY, Handlers
 from dra_serve.service.ui.live import Turn
 from dra_serve.service.ui.picture import Picture
 
