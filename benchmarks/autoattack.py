@@ -13,8 +13,9 @@ seldom do.
 A round gives both the same images, one after the other; who begins changes. On one thread times are CPU
 seconds of the process, for the machine may be busy; with `--threads N` each side may use N cores, ours as
 `evaluate` does (a batch in N slices), the original as torch does (N threads an operator), and times are
-seconds on the wall: the machine must be quiet. Every image on which the
-verdicts differ is listed, with who fooled it and whether that image fools the other engine too.
+seconds on the wall: the machine must be quiet. Every image on which the verdicts differ is listed, with who
+fooled it, whether that image fools the other engine too, and how often each side's APGD-T fools it with other
+seeds: where both do so now and then, the seed decided.
 
 A line says what part of our CPU time passed inside ONNX Runtime. That part is forward passes and
 gradients that the budgets prescribe: no code of ours around them can save it.
@@ -54,6 +55,7 @@ from dra_serve.onnx_classifier import OnnxClassifier
 from training.networks import HubClassifier
 
 BATCH, THEIR_BATCH = 128, 250
+SEEDS = range(1, 11)  # of APGD-T once more, where verdicts differ
 HOW = "git clone https://github.com/fra31/auto-attack, then --autoattack PATH"
 STAGES = tuple(stage.attack for stage in SUITES["standard"])
 
@@ -159,13 +161,17 @@ def run_original(
     autoattack: Any, network: nn.Module, x: np.ndarray, y: np.ndarray, norm: str, eps: float, side: Side
 ) -> None:
     """Run AutoAttack's standard version; enter the outcomes in `side`."""
-    name = {"linf": "Linf", "l2": "L2"}[norm]
-    attack = autoattack.AutoAttack(network, norm=name, eps=eps, version="standard", device="cpu", seed=0)
+    attack = _original(autoattack, network, norm, eps, seed=0)
     attack.logger = _Log(side, len(x))
     images, labels = torch.from_numpy(x), torch.from_numpy(y)
     x_adv, predicted = attack.run_standard_evaluation(images, labels, bs=THEIR_BATCH, return_labels=True)
     side.robust += (predicted == labels).tolist()
     side.x_adv.append(x_adv.numpy())
+
+
+def _original(autoattack: Any, network: nn.Module, norm: str, eps: float, *, seed: int) -> Any:
+    name = {"linf": "Linf", "l2": "L2"}[norm]
+    return autoattack.AutoAttack(network, norm=name, eps=eps, version="standard", device="cpu", seed=seed)
 
 
 def differences(
@@ -195,6 +201,32 @@ def differences(
             }
         )
     return entries
+
+
+def falls_by_seed(
+    model: OnnxClassifier,
+    autoattack: Any,
+    network: nn.Module,
+    x: np.ndarray,
+    y: np.ndarray,
+    norm: str,
+    eps: float,
+) -> dict[str, int]:
+    """Return how many of SEEDS let each side's APGD-T fool one image x (1, C, H, W)."""
+    stage = next(stage for stage in SUITES["standard"] if stage.attack == "apgd-t")
+    ours = [
+        bool(get_attack("apgd-t")(model, x, y, norm=norm, eps=eps, seed=seed, **stage.options).success[0])
+        for seed in SEEDS
+    ]
+    theirs = []
+    for seed in SEEDS:
+        attack = _original(autoattack, network, norm, eps, seed=seed)
+        attack.attacks_to_run, attack.verbose = ["apgd-t"], False
+        _, predicted = attack.run_standard_evaluation(
+            torch.from_numpy(x), torch.from_numpy(y), return_labels=True
+        )
+        theirs.append(bool(predicted[0] != y[0]))
+    return {"ours": sum(ours), "original": sum(theirs), "of": len(SEEDS)}
 
 
 def _lead(logits: np.ndarray, label: int) -> float:
@@ -233,6 +265,10 @@ def compare(
             run(*what, x[rows], y[rows], norm, eps, side)
             side.seconds.append(clock() - began)
             cpu += time.process_time() - cpu_began if side is ours else 0.0
+    found = differences(model, network, x, y, norm, ours, theirs)
+    for entry in found:
+        one = slice(entry["image"], entry["image"] + 1)
+        entry["falls_by_seed"] = falls_by_seed(model, autoattack, network, x[one], y[one], norm, eps)
     ratios = [b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
     sums = {
         key: {
@@ -249,7 +285,7 @@ def compare(
         "speed": sum(theirs.seconds) / sum(ours.seconds),
         "engine_share": timed.seconds / cpu,
         "speed_by_round": {"least": min(ratios), "median": median(ratios), "most": max(ratios)},
-        "differences": differences(model, network, x, y, norm, ours, theirs),
+        "differences": found,
     }
 
 
@@ -330,9 +366,12 @@ def _show(result: dict[str, Any], entry: dict[str, Any]) -> None:
     )
     console.print(f"{entry['engine_share']:.0%} of our CPU time passed inside ONNX Runtime")
     for one in entry["differences"]:
+        falls = one["falls_by_seed"]
         console.print(
             f"image {one['image']}: fooled by {one['fooled_by']} alone, at {one['size']:.5f}; the wrong class"
-            f" leads by {one['lead_on_onnx']:+.2g} on ONNX Runtime, {one['lead_on_torch']:+.2g} on torch"
+            f" leads by {one['lead_on_onnx']:+.2g} on ONNX Runtime, {one['lead_on_torch']:+.2g} on torch;"
+            f" with {falls['of']} other seeds APGD-T fools it {falls['ours']} times (ours) and"
+            f" {falls['original']} times (the original)"
         )
     console.print(f"{len(entry['differences'])} of {result['n']} verdicts differ")
 
