@@ -22,6 +22,7 @@ given.
 
 import json
 import platform
+import sys
 import time
 from pathlib import Path
 from statistics import median, quantiles
@@ -142,6 +143,8 @@ def main(
 ) -> None:
     """Attack the same images with every contender in turn, and print times, ratios and success rates."""
     torch.set_num_threads(1)
+    here = Path(__file__).resolve().parent  # our autoattack.py lies there, and would hide the original
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != here]
     who = subject(model)
     try:
         x, y = right_images(who, data, rounds * BATCH)
