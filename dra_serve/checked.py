@@ -1,5 +1,6 @@
 """A classifier that refuses what it cannot answer, and the way round the asking for those who have asked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from dra_serve.classifier import LOSSES, Array, Classifier, Loss
 from dra_serve.errors import BadRequest
 
 
-class Checked:
+class Checked(ABC):
     """The Classifier protocol's calls, which check, over a subclass's `_logits` and `_loss_and_grad`.
 
     Those two see N >= 1 good images, int64 labels beside them, a loss that exists, and a target (or None)
@@ -45,13 +46,13 @@ class Checked:
             raise BadRequest("target", given=None, allowed="a class for each image, with loss dlr_targeted")
         return self._loss_and_grad(x, y, loss, target) if n else self._of_no_image(x)
 
-    def _logits(self, x: Array) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _logits(self, x: Array) -> Array: ...
 
+    @abstractmethod
     def _loss_and_grad(
         self, x: Array, y: Array, loss: Loss = "ce", target: Array | None = None
-    ) -> tuple[Array, Array, Array]:
-        raise NotImplementedError
+    ) -> tuple[Array, Array, Array]: ...
 
     def _of_no_image(self, x: Array) -> tuple[Array, Array, Array]:
         xp, where = array_namespace(x), device(x)
